@@ -1,0 +1,26 @@
+# `just check` never writes; `just fix` does; `just long NAME` runs the large counts.
+
+default:
+    @just --list
+
+# Everything that CI runs
+check:
+    .ci/install
+    .ci/test
+
+# Format, and take clippy's mechanical suggestions
+fix:
+    cargo fmt
+    cargo clippy --fix --allow-dirty --all-targets --quiet
+
+# Three regions on this machine
+up:
+    cargo run --release -- dev
+
+# The benchmarks, side by side with nginx and docker-registry
+bench *ARGS:
+    cargo bench --locked --bench bench -- {{ARGS}}
+
+# The large counts of a check; the output goes to docs/evidence/NAME.txt, to be committed
+long NAME:
+    .ci/long {{NAME}}

@@ -1,0 +1,186 @@
+//! Holds `src/` to its structural rules: data flows one way, files stay small and say what they
+//! are for; and the crates that the design fixes stay direct dependencies.
+//!
+//! Each row of the table names a top-level module and the modules it may use; a module may always
+//! use itself. Change the table only together with docs/architecture.md.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Layer 0: named by anyone, and using only each other.
+const GROUND: &[&str] = &[
+    "budget",
+    "clock",
+    "durability",
+    "oci",
+    "proto",
+    "tasks",
+    "telemetry",
+    "topology",
+];
+
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("blobs", &[]),
+    ("peers", &[]),
+    ("metadata", &["peers"]),
+    ("registry", &["blobs", "metadata", "peers"]),
+    ("cluster", &["blobs", "metadata", "peers", "registry"]),
+    ("http", &["registry"]),
+    ("api", &["cluster", "metadata", "peers", "registry"]),
+    (
+        "rpc",
+        &["blobs", "cluster", "metadata", "peers", "registry"],
+    ),
+    ("ops", &["registry"]),
+    ("server", &[]),
+    ("config", &["metadata"]),
+    (
+        "node",
+        &[
+            "api", "blobs", "cluster", "config", "http", "metadata", "ops", "peers", "registry",
+            "rpc", "server",
+        ],
+    ),
+    ("cli", &["api", "config", "node"]),
+];
+const MAX_LINES: usize = 500;
+
+fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+fn all_sources() -> (PathBuf, Vec<PathBuf>) {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    files.sort();
+    (src, files)
+}
+
+/// The top-level module of a file of `src/`.
+fn module(src: &Path, file: &Path) -> String {
+    let name = file.strip_prefix(src).unwrap();
+    let first = name.iter().next().unwrap().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// Every `crate::x` that a file names.
+fn used(text: &str) -> impl Iterator<Item = &str> {
+    text.split("crate::").skip(1).map(|rest| {
+        rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()
+            .unwrap_or_default()
+    })
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    let (src, files) = all_sources();
+    let mut broken = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(&src).unwrap().display();
+        let module = module(&src, &file);
+        if text.contains("use crate::{") {
+            broken.push(format!(
+                "{name} groups crate imports; write one line per module"
+            ));
+        }
+        if ["lib", "main"].contains(&module.as_str()) {
+            continue;
+        }
+        let allowed: &[&str] = if GROUND.contains(&module.as_str()) {
+            &[]
+        } else if let Some((_, allowed)) = MAY_USE.iter().find(|(m, _)| *m == module) {
+            allowed
+        } else {
+            broken.push(format!("{name}: module {module} has no row in the table"));
+            continue;
+        };
+        for used in used(&text) {
+            let below = GROUND.contains(&used) || allowed.contains(&used) || used == module;
+            let is_module = GROUND.contains(&used) || MAY_USE.iter().any(|(m, _)| *m == used);
+            if is_module && !below {
+                broken.push(format!("{name} uses crate::{used}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn only_the_metadata_folder_names_openraft_and_sled() {
+    let (src, files) = all_sources();
+    let strangers: Vec<_> = files
+        .iter()
+        .filter(|file| module(&src, file) != "metadata")
+        .filter(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            text.contains("openraft::") || text.contains("sled::")
+        })
+        .collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+}
+
+#[test]
+fn files_open_with_what_they_are_for_and_stay_small() {
+    let (src, files) = all_sources();
+    let mut broken = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(&src).unwrap().display().to_string();
+        if !text.starts_with("//!") {
+            broken.push(format!("{name} does not open with what it is for"));
+        }
+        let lines = text.lines().count();
+        if lines > MAX_LINES {
+            broken.push(format!("{name} has {lines} lines, over {MAX_LINES}"));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_crates_that_the_design_fixes_are_direct_dependencies() {
+    let manifest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let dependencies = manifest["dependencies"].as_table().unwrap();
+    for name in [
+        "tokio",
+        "tonic",
+        "prost",
+        "openraft",
+        "sled",
+        "reqwest",
+        "sha2",
+        "serde",
+        "tracing",
+        "clap",
+        "aws-lc-rs",
+    ] {
+        assert!(
+            dependencies.contains_key(name),
+            "{name} is not a direct dependency"
+        );
+    }
+    assert!(
+        manifest["build-dependencies"]
+            .as_table()
+            .unwrap()
+            .contains_key("protox")
+    );
+    let version = |name: &str| match &dependencies[name] {
+        toml::Value::String(version) => version.clone(),
+        table => table["version"].as_str().unwrap().to_owned(),
+    };
+    assert_eq!(version("openraft"), "=0.10.0-alpha.37");
+    assert_eq!(version("sled"), "=0.34.7");
+}

@@ -1,0 +1,13 @@
+//! Tests with real processes, each named for what an operator fears.
+
+mod bad_input;
+mod dev_command;
+mod freshness;
+mod harness;
+mod lazy_fetch;
+mod leader_loss;
+mod operator;
+mod push_pull;
+mod region_loss;
+mod restart;
+mod slow_link;

@@ -1,0 +1,49 @@
+//! A fast client, a slow link between regions: the client is slowed while it uploads, so that its
+//! manifest does not wait longer than it has patience (design 7.2).
+
+use crate::harness::client::{Image, random_bytes};
+use crate::harness::cluster::Cluster;
+use std::time::Instant;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_layer_over_a_slow_link_is_acknowledged() {
+    let mib: usize = std::env::var("ROADSTEAD_LAYER_MIB")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(256);
+    // In CI a smaller layer over a slower link: still more than what the budget could carry alone.
+    let rate: u64 = if mib >= 2048 { 20_000_000 } else { 6_000_000 };
+    let cluster = Cluster::start_with(3, &[("ROADSTEAD_TEST__REPAIR", "off")]).await;
+    cluster.links.limit(rate);
+    let image = Image::new("slow link", vec![random_bytes(7, mib << 20)]);
+    let client = cluster.client(0);
+    let started = Instant::now();
+    for (digest, bytes) in &image.blobs {
+        assert_eq!(
+            client
+                .push_blob("slow/app", digest, bytes.clone())
+                .await
+                .unwrap(),
+            201
+        );
+    }
+    let uploaded = started.elapsed();
+    let manifest = client
+        .put_manifest("slow/app", "v1", image.manifest.clone())
+        .await
+        .unwrap();
+    let total = started.elapsed();
+    println!(
+        "slow_link: {mib} MiB over {rate} B/s: blobs {uploaded:?}, manifest {:?}",
+        total - uploaded
+    );
+    assert_eq!(manifest.status(), 201, "{:?}", manifest.text().await);
+    cluster.links.limit(0);
+    for i in 0..3 {
+        cluster
+            .client(i)
+            .pull("slow/app", "v1", &image)
+            .await
+            .unwrap();
+    }
+}

@@ -1,0 +1,139 @@
+//! The bodies of the admin API: what the server sends and the command line reads. Fields are
+//! added; none changes its name or its meaning.
+
+use crate::topology::Role;
+use serde::Deserialize;
+use serde::Serialize;
+use std::fmt;
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub cluster_id: String,
+    pub lineage: String,
+    /// A leader, every region up, nothing under-replicated.
+    pub healthy: bool,
+    /// A manifest can be pushed through the node that answers.
+    pub writable: bool,
+    /// Why it is not healthy, in words.
+    pub reasons: Vec<String>,
+    /// What works now, but should be looked at.
+    pub warnings: Vec<String>,
+    /// Live voters beyond the quorum.
+    pub failure_tolerance: usize,
+    pub leader: Option<String>,
+    pub term: u64,
+    pub under_replicated_blobs: u64,
+    pub state_hash: StateHash,
+    pub regions: Vec<Region>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash {
+    pub index: u64,
+    pub hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    pub name: String,
+    pub role: Role,
+    pub state: State,
+    pub applied_index: u64,
+    /// Entries behind the furthest node that answered.
+    pub lag: u64,
+    /// From the node that answers; null for itself and for a region that does not answer.
+    pub round_trip_ms: Option<f64>,
+    pub blobs_held: u64,
+    /// Referenced blobs with no copy recorded there.
+    pub blobs_missing: u64,
+    pub bytes_held: u64,
+    /// Referenced blobs held only there.
+    pub sole_copies: u64,
+    pub disk_total: Option<u64>,
+    pub disk_free: Option<u64>,
+    pub version: String,
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: String,
+    pub role: Role,
+    pub state: State,
+    pub applied_index: u64,
+    pub peer: String,
+}
+
+/// The order is from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Up,
+    /// It takes no new copies, and is about to leave.
+    Draining,
+    /// It is a member, but not yet in its role.
+    Joining,
+    /// It does not answer the node that answers.
+    Unreachable,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Up => "up",
+            State::Draining => "draining",
+            State::Joining => "joining",
+            State::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// `GET /api/v1/verify/metadata`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataVerification {
+    pub verdict: Verdict,
+    /// The index at which the hashes were compared.
+    pub index: Option<u64>,
+    pub nodes: Vec<NodeHash>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every node has the same state at the same index.
+    Equal,
+    /// Two nodes have different states at one index: a defect, or a damaged disk.
+    Different,
+    /// Not every node answered, or their indexes did not meet.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHash {
+    pub node: String,
+    pub region: String,
+    /// Absent when the node did not answer.
+    pub index: Option<u64>,
+    pub hash: Option<String>,
+}
+
+/// `POST /api/v1/probe`: the entry that a test proposal became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub index: u64,
+}
+
+/// Every refusal and failure, from the server and, with `-o json`, on stderr.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    pub code: String,
+    pub message: String,
+    /// What to do.
+    pub next: String,
+}

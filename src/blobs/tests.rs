@@ -1,0 +1,164 @@
+//! What goes in comes out, or not at all.
+
+use super::*;
+use crate::oci::Algorithm;
+use futures_util::TryStreamExt;
+use std::os::unix::fs::FileExt;
+
+async fn store(dir: &Path) -> BlobStore {
+    BlobStore::open(dir, NodeId(1), Metrics::new(), Tasks::new())
+        .await
+        .unwrap()
+}
+
+async fn put(store: &BlobStore, algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(algorithm, bytes);
+    let mut upload = store.staging().create(Algorithm::Sha256).await.unwrap();
+    for piece in bytes.chunks(70_001) {
+        upload.append(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    let staged = upload.finish(&digest).await.unwrap();
+    store.adopt(staged).await.unwrap();
+    digest
+}
+
+async fn read(store: &BlobStore, digest: &Digest, range: Range<u64>) -> io::Result<Vec<u8>> {
+    match store.open_blob(digest, range).await {
+        Ok(stream) => {
+            stream
+                .try_fold(Vec::new(), |mut all, piece| async move {
+                    all.extend_from_slice(&piece);
+                    Ok(all)
+                })
+                .await
+        }
+        Err(ReadError::Io(error)) => Err(error),
+        Err(ReadError::Unknown) => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+fn some_bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn every_range_comes_back_as_it_went_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let bytes = some_bytes(1_300_000);
+        let digest = put(&store, algorithm, &bytes).await;
+        for (from, to) in [
+            (0, 0),
+            (0, 1),
+            (65_535, 65_537),
+            (65_536, 131_072),
+            (1, 1_299_999),
+            (0, 1_300_000),
+            (1_299_999, 1_300_000),
+        ] {
+            let found = read(&store, &digest, from as u64..to as u64).await.unwrap();
+            assert!(found == bytes[from..to], "{from}..{to}");
+        }
+    }
+    let empty = put(&store, Algorithm::Sha256, b"").await;
+    assert_eq!(store.stat(&empty).await.unwrap(), Some(0));
+    assert!(read(&store, &empty, 0..0).await.unwrap().is_empty());
+    assert_eq!(store.list().await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_flipped_byte_is_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let bytes = some_bytes(300_000);
+    let digest = put(&store, Algorithm::Sha256, &bytes).await;
+    let file = std::fs::File::options()
+        .write(true)
+        .open(store.path(&digest))
+        .unwrap();
+    file.write_all_at(&[bytes[200_000] ^ 1], 200_000).unwrap();
+    assert!(
+        read(&store, &digest, 0..100).await.is_ok(),
+        "another block is good"
+    );
+    let error = read(&store, &digest, 0..300_000).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(
+        store.stat(&digest).await.unwrap(),
+        None,
+        "it is in quarantine"
+    );
+}
+
+#[tokio::test]
+async fn a_file_cut_short_is_not_served_and_lost_checksums_are_rebuilt_from_good_bytes_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let bytes = some_bytes(100_000);
+    let digest = put(&store, Algorithm::Sha256, &bytes).await;
+    std::fs::remove_file(disk::checksums_of(&store.path(&digest))).unwrap();
+    assert!(read(&store, &digest, 0..100_000).await.unwrap() == bytes);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(store.path(&digest))
+        .unwrap();
+    file.set_len(99_999).unwrap();
+    assert!(read(&store, &digest, 0..10).await.is_err());
+}
+
+#[tokio::test]
+async fn a_wrong_digest_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let mut upload = store.staging().create(Algorithm::Sha256).await.unwrap();
+    upload.append(Bytes::from_static(b"abc")).await.unwrap();
+    let other = Digest::of(Algorithm::Sha256, b"other");
+    assert!(matches!(
+        upload.finish(&other).await,
+        Err(FinishError::DigestMismatch { .. })
+    ));
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("staging"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert!(store.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_reader_sees_what_is_written_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let mut upload = store.staging().create(Algorithm::Sha256).await.unwrap();
+    let growing = upload.follow();
+    upload.append(Bytes::from_static(b"hello ")).await.unwrap();
+    upload.flush().await.unwrap();
+    assert_eq!(*growing.progress().borrow(), Progress::Growing { len: 6 });
+    assert_eq!(growing.read_at(0, 100).await.unwrap(), "hello ");
+    upload.append(Bytes::from_static(b"world")).await.unwrap();
+    let staged = upload
+        .finish(&Digest::of(Algorithm::Sha256, b"hello world"))
+        .await
+        .unwrap();
+    store.adopt(staged).await.unwrap();
+    assert_eq!(*growing.progress().borrow(), Progress::Done { len: 11 });
+    assert_eq!(growing.read_at(6, 100).await.unwrap(), "world");
+}
+
+#[tokio::test]
+async fn the_bytes_of_another_node_are_refused_and_leftovers_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path()).await;
+    std::fs::write(dir.path().join("staging/left"), b"x").unwrap();
+    let other = BlobStore::open(dir.path(), NodeId(2), Metrics::new(), Tasks::new()).await;
+    assert!(matches!(other, Err(OpenError::OtherNode { .. })));
+    store(dir.path()).await;
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("staging"))
+            .unwrap()
+            .count(),
+        0
+    );
+}

@@ -1,0 +1,113 @@
+//! When a `dev` cluster is ready: every region sees all voters and a leader, and a test proposal
+//! is applied in every one. When a region is up again: it says so itself, and has caught up.
+
+use super::plan::Plan;
+use super::plan::Region;
+use crate::api::types::Probe;
+use crate::api::types::State;
+use crate::api::types::Status;
+use crate::cli::output::Failure;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+const CALL: Duration = Duration::from_secs(5);
+/// The server holds a proposal while there is no leader.
+const PROBE: Duration = Duration::from_secs(35);
+const PAUSE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub fn client() -> Result<reqwest::Client, Failure> {
+    let built = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build();
+    built.map_err(|error| Failure::failed("start the client", &error))
+}
+
+pub async fn cluster(client: &reqwest::Client, plan: &Plan) -> Result<(), Failure> {
+    let all = async {
+        for region in &plan.regions {
+            wait_for(client, region, |status| {
+                is_complete(status, plan.regions.len())
+            })
+            .await;
+        }
+        let probe = probe(client, &plan.regions[0]).await;
+        for region in &plan.regions {
+            wait_for(client, region, |status| {
+                own(status, region).is_some_and(|r| r.applied_index >= probe.index)
+            })
+            .await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.map_err(|_| {
+        Failure::limit(
+            format!("the regions were not ready after {} s", PATIENCE.as_secs()),
+            format!("look into the logs: {}/r*/log", plan.dir.display()),
+        )
+    })
+}
+
+pub async fn region(client: &reqwest::Client, region: &Region) -> Result<(), Failure> {
+    let up = wait_for(client, region, |status| {
+        own(status, region).is_some_and(|own| own.state == State::Up && own.lag == 0)
+    });
+    tokio::time::timeout(PATIENCE, up).await.map_err(|_| {
+        Failure::limit(
+            format!(
+                "{} runs, but was not up after {} s",
+                region.name,
+                PATIENCE.as_secs()
+            ),
+            format!("look into its log: {}", region.log.display()),
+        )
+    })
+}
+
+fn is_complete(status: &Status, regions: usize) -> bool {
+    let up = status
+        .regions
+        .iter()
+        .filter(|r| r.state == State::Up && r.role.votes())
+        .count();
+    status.leader.is_some() && up == regions
+}
+
+/// What the answering region says of itself.
+fn own<'s>(status: &'s Status, region: &Region) -> Option<&'s crate::api::types::Region> {
+    status.regions.iter().find(|r| r.name == region.name)
+}
+
+async fn wait_for(client: &reqwest::Client, region: &Region, good: impl Fn(&Status) -> bool) {
+    let url = format!("{}/api/v1/status", region.url());
+    loop {
+        let status = call::<Status>(client.get(&url).timeout(CALL)).await;
+        if status.is_some_and(|status| good(&status)) {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn probe(client: &reqwest::Client, region: &Region) -> Probe {
+    let url = format!("{}/api/v1/probe", region.url());
+    loop {
+        if let Some(probe) = call(client.post(&url).timeout(PROBE)).await {
+            return probe;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// None: ask again.
+async fn call<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Option<T> {
+    request
+        .send()
+        .await
+        .ok()?
+        .error_for_status()
+        .ok()?
+        .json()
+        .await
+        .ok()
+}

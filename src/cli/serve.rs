@@ -1,0 +1,270 @@
+//! `roadstead serve`: one node, until it is told to stop.
+
+use super::output::Failure;
+use super::output::chain;
+use crate::config::Config;
+use crate::config::Draft;
+use crate::config::Problem;
+use crate::config::Profile;
+use crate::config::limits;
+use crate::node;
+use crate::telemetry;
+use crate::topology::RegionName;
+use crate::topology::Role;
+use std::path::PathBuf;
+
+/// Each option overrides the key of the same name in the configuration file.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// This node's own directory
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The region that this node is in
+    #[arg(long, value_name = "NAME")]
+    region: Option<RegionName>,
+    /// Where clients reach the registry [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "ADDRESS")]
+    registry_listen: Option<String>,
+    /// Where other nodes reach this one [default: 127.0.0.1:5010]
+    #[arg(long, value_name = "ADDRESS")]
+    peer_listen: Option<String>,
+    /// What other nodes are told to call, if not --peer-listen
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_advertise: Option<String>,
+    /// Health and metrics [default: 127.0.0.1:5020]
+    #[arg(long, value_name = "ADDRESS")]
+    ops_listen: Option<String>,
+    /// Begin a new cluster
+    #[arg(long)]
+    bootstrap: bool,
+    /// Enter the cluster of this peer listener; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Vec<String>,
+    /// A join token
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    join_token: Option<String>,
+    /// What this node does [default: voter]
+    #[arg(long, value_enum)]
+    role: Option<Role>,
+    /// How far apart the voters are [default: continental]
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    raft_profile: Option<Profile>,
+    /// Run without accounts: whoever reaches the registry may do everything
+    #[arg(long)]
+    no_auth: bool,
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let config = configure(args, std::env::vars_os())?;
+    telemetry::log_to_stderr(&config.log.level, config.log.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::failed("start the runtime", &error))?;
+    runtime.block_on(node::run(config)).map_err(|error| {
+        let message = chain(&error);
+        if error.is_refusal() {
+            Failure::refused(message, error.next())
+        } else {
+            Failure::limit(message, error.next())
+        }
+    })
+}
+
+fn configure(
+    args: Args,
+    environment: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+) -> Result<Config, Failure> {
+    let place = args
+        .config
+        .as_ref()
+        .map_or("command line".to_owned(), |f| f.display().to_string());
+    let mut draft = Draft::default();
+    let mut problems = Vec::new();
+    if let Some(path) = &args.config {
+        let content = std::fs::read_to_string(path).map_err(|error| {
+            let message = format!("read the configuration file {}: {error}", path.display());
+            Failure::refused(message, "name a file that exists and can be read")
+        })?;
+        problems.extend(draft.add_file(path, &content));
+    }
+    problems.extend(draft.add_environment(environment));
+    let no_auth = args.no_auth;
+    problems.extend(args.add_to(&mut draft));
+    let later = std::mem::take(&mut draft.later);
+    if !problems.is_empty() {
+        return Err(refuse(&problems));
+    }
+    let config = draft.check(&place).map_err(|problems| refuse(&problems))?;
+    if !no_auth {
+        return Err(Failure::refused(
+            "this release has no accounts yet (they arrive with a later one), so a node only runs without them",
+            "add --no-auth: everyone who can reach the registry on loopback may then do everything",
+        ));
+    }
+    let limits = limits(&config, &later);
+    if !limits.is_empty() {
+        return Err(Failure::refused(
+            limits.join("\n"),
+            "listen on loopback, as 127.0.0.1:5000",
+        ));
+    }
+    Ok(config)
+}
+
+pub fn refuse(problems: &[Problem]) -> Failure {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    Failure::refused(
+        lines.join("\n"),
+        "correct it; `roadstead config check FILE` looks again",
+    )
+}
+
+impl Args {
+    fn add_to(self, draft: &mut Draft) -> Vec<Problem> {
+        if let Some(data_dir) = self.data_dir {
+            draft.data_dir = Some(data_dir);
+        }
+        draft.region = self.region.or(draft.region.take());
+        draft.role = self.role.or(draft.role);
+        draft.profile = self.raft_profile.or(draft.profile);
+        // Either way in replaces what the file says about both.
+        if self.bootstrap || !self.join.is_empty() {
+            (draft.bootstrap, draft.join) = (Some(self.bootstrap), None);
+        }
+        if self.join_token.is_some() {
+            draft.later.push("--join-token");
+        }
+        let join = Some(self.join)
+            .filter(|join| !join.is_empty())
+            .map(|join| join.join(","));
+        [
+            (
+                "--registry-listen",
+                "registry",
+                "listen",
+                self.registry_listen,
+            ),
+            ("--peer-listen", "peer", "listen", self.peer_listen),
+            ("--peer-advertise", "peer", "advertise", self.peer_advertise),
+            ("--ops-listen", "ops", "listen", self.ops_listen),
+            ("--join", "cluster", "join", join),
+        ]
+        .into_iter()
+        .filter_map(|(option, section, key, value)| {
+            let message = draft.set_text(section, key, value?).err()?;
+            Some(Problem {
+                place: option.to_owned(),
+                message,
+            })
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Entrance;
+
+    fn args(dir: &std::path::Path) -> Args {
+        Args {
+            data_dir: Some(dir.to_owned()),
+            region: Some("r1".parse().unwrap()),
+            bootstrap: true,
+            no_auth: true,
+            ..Args::default()
+        }
+    }
+
+    fn refusal(args: Args) -> String {
+        configure(args, std::iter::empty())
+            .unwrap_err()
+            .message()
+            .to_owned()
+    }
+
+    #[test]
+    fn the_command_line_overrides_the_file_and_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        std::fs::write(
+            &file,
+            "[cluster]\nbootstrap = true\n[ops]\nlisten = \":1\"\n",
+        )
+        .unwrap();
+        let variables = [
+            ("ROADSTEAD_OPS__LISTEN", ":2"),
+            ("ROADSTEAD_RAFT__PROFILE", "local"),
+        ];
+        let args = Args {
+            config: Some(file),
+            bootstrap: false,
+            join: vec!["a:1".to_owned(), "b:2".to_owned()],
+            ops_listen: Some(":3".to_owned()),
+            ..args(&dir.path().join("data"))
+        };
+        let config = configure(
+            args,
+            variables.map(|(k, v)| (k.into(), v.into())).into_iter(),
+        )
+        .unwrap();
+        assert_eq!(
+            config.entrance,
+            Entrance::Join(vec!["a:1".to_owned(), "b:2".to_owned()])
+        );
+        assert_eq!(config.ops_listen.port(), 3);
+        assert_eq!(config.profile, Profile::Local);
+    }
+
+    #[test]
+    fn what_this_release_cannot_do_safely_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            refusal(Args {
+                no_auth: false,
+                ..args(dir.path())
+            })
+            .contains("accounts")
+        );
+        let open = Some("0.0.0.0:5000".to_owned());
+        assert!(
+            refusal(Args {
+                registry_listen: open,
+                ..args(dir.path())
+            })
+            .contains("loopback")
+        );
+        let token = Some("t".to_owned());
+        assert!(
+            refusal(Args {
+                join_token: token,
+                ..args(dir.path())
+            })
+            .contains("--join-token")
+        );
+        assert!(
+            refusal(Args {
+                bootstrap: false,
+                ..args(dir.path())
+            })
+            .contains("neither")
+        );
+        let both = Args {
+            join: vec!["a:1".to_owned()],
+            ..args(dir.path())
+        };
+        assert!(refusal(both).contains("both bootstrap and join"));
+        let wrong = Some("nowhere".to_owned());
+        assert!(
+            refusal(Args {
+                ops_listen: wrong,
+                ..args(dir.path())
+            })
+            .contains("--ops-listen")
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! Keeping the whole in order: who is in, how many copies there are.
+
+pub mod membership;
+pub mod replication;

@@ -1,0 +1,411 @@
+//! One function per endpoint of the distribution spec.
+
+use super::body as incoming;
+use super::error::Failure;
+use super::headers::{self, etag, value};
+use super::query::{Page, Query};
+use super::range::{parse_chunk, parse_range, uploaded};
+use super::route::Route;
+use crate::budget::Budget;
+use crate::oci::{Algorithm, Digest, OCI_INDEX, Reference, RepositoryName, Tag};
+use crate::registry::{
+    Action, ByteStream, Precondition, Principal, PutManifest, Registry, Repository, Source,
+};
+use axum::body::Body;
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+type Answer = Result<Response, Failure>;
+
+const MANIFEST_MAX: usize = 4 << 20;
+
+pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: Body) -> Answer {
+    let action = match request.method {
+        Method::GET | Method::HEAD => Action::Pull,
+        Method::DELETE => Action::Delete,
+        _ => Action::Push,
+    };
+    let of = |name: &RepositoryName| registry.authorize(&Principal::Anonymous, action, name);
+    match &route {
+        Route::Health => Ok(health(registry, &request)),
+        Route::Version => Ok(json_answer(&json!({}))),
+        Route::VersionOptions => Ok(with(
+            empty(StatusCode::OK),
+            header::ALLOW,
+            "GET, HEAD, OPTIONS",
+        )),
+        Route::Catalog => catalog(registry, request).await,
+        Route::GetBlob(name, digest) => get_blob(of(name)?, digest, request).await,
+        Route::DeleteBlob(name, digest) => {
+            of(name)?.delete_blob(digest, Budget::default()).await?;
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        Route::GetManifest(name, reference) => get_manifest(of(name)?, reference, request).await,
+        Route::PutManifest(name, reference) => {
+            put_manifest(of(name)?, reference, request, body).await
+        }
+        Route::DeleteManifest(name, reference) => {
+            let condition = precondition(&request.headers);
+            of(name)?
+                .delete_manifest(reference, condition, Budget::default())
+                .await?;
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        Route::StartUpload(name) => start_upload(registry, of(name)?, request, body).await,
+        Route::UploadStatus(name, id) => {
+            let offset = of(name)?.upload_offset(id).await?;
+            Ok(upload_answer(StatusCode::NO_CONTENT, name, id, offset))
+        }
+        Route::AppendUpload(name, id) => {
+            let at = append(&of(name)?, id, request, body).await?;
+            Ok(upload_answer(StatusCode::ACCEPTED, name, id, at))
+        }
+        Route::FinishUpload(name, id) => finish_upload(of(name)?, id, request, body).await,
+        Route::CancelUpload(name, id) => {
+            of(name)?.cancel_upload(id).await?;
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
+        Route::Tags(name) => tags(of(name)?, request).await,
+        Route::Referrers(name, digest) => referrers(of(name)?, digest, request).await,
+    }
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    if status == StatusCode::NO_CONTENT {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    response
+}
+
+fn with(mut response: Response, name: HeaderName, text: impl Into<String>) -> Response {
+    response.headers_mut().insert(name, value(text));
+    response
+}
+
+fn json_answer(body: &Value) -> Response {
+    with(
+        Response::new(Body::from(body.to_string())),
+        header::CONTENT_TYPE,
+        "application/json",
+    )
+}
+
+fn query(request: &Parts) -> Query<'_> {
+    Query::new(request.uri.query())
+}
+
+fn health(registry: &Registry, request: &Parts) -> Response {
+    let purpose = query(request).first("for");
+    let is_well = match purpose.as_deref() {
+        None | Some("pulls") => registry.takes_pulls(),
+        Some("pushes") => registry.takes_pushes(),
+        Some(_) => false,
+    };
+    empty(if is_well {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    })
+}
+
+fn precondition(headers: &HeaderMap) -> Precondition {
+    Precondition {
+        if_match: headers::entity_tags(headers, header::IF_MATCH),
+        if_none_match: headers::entity_tags(headers, header::IF_NONE_MATCH),
+    }
+}
+
+async fn catalog(registry: &Registry, request: &Parts) -> Answer {
+    let page = Page::parse(query(request))?;
+    let limit = page.limit.saturating_add(1);
+    let read = registry
+        .repositories(&Principal::Anonymous, page.after.as_deref(), limit)
+        .await?;
+    let mut names = read.value;
+    let more = names.len() > page.limit && page.limit > 0;
+    names.truncate(page.limit);
+    let mut response = json_answer(&json!({"repositories": names}));
+    if let (true, Some(last)) = (more, names.last()) {
+        response = with(response, header::LINK, page.next("/v2/_catalog", last));
+    }
+    headers::add_staleness(response.headers_mut(), read.staleness);
+    Ok(response)
+}
+
+async fn tags(repository: Repository, request: &Parts) -> Answer {
+    let page = Page::parse(query(request))?;
+    let read = repository
+        .tags(page.after.as_deref(), page.limit, Budget::default())
+        .await?;
+    let (tags, more) = read.value;
+    let mut response = json_answer(&json!({"name": repository.name().as_str(), "tags": tags}));
+    if let (true, Some(last)) = (more, tags.last()) {
+        let path = format!("/v2/{}/tags/list", repository.name());
+        response = with(response, header::LINK, page.next(&path, last));
+    }
+    headers::add_staleness(response.headers_mut(), read.staleness);
+    Ok(response)
+}
+
+async fn referrers(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
+    let read = repository.referrers(digest, Budget::default()).await?;
+    let wanted: Vec<_> = query(request).all("artifactType").collect();
+    let shown = read
+        .value
+        .iter()
+        .filter(|r| wanted.is_empty() || wanted.iter().any(|t| *t == r.artifact_type));
+    let manifests: Vec<Value> = shown
+        .map(|referrer| {
+            let mut entry = json!({
+                "mediaType": referrer.media_type,
+                "digest": referrer.digest.to_string(),
+                "size": referrer.size,
+            });
+            if !referrer.artifact_type.is_empty() {
+                entry["artifactType"] = json!(referrer.artifact_type);
+            }
+            if let Ok(annotations) = serde_json::from_str::<Value>(&referrer.annotations_json) {
+                entry["annotations"] = annotations;
+            }
+            entry
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests});
+    let mut response = with(json_answer(&index), header::CONTENT_TYPE, OCI_INDEX);
+    if !wanted.is_empty() {
+        response = with(response, headers::OCI_FILTERS_APPLIED, "artifactType");
+    }
+    headers::add_staleness(response.headers_mut(), read.staleness);
+    Ok(response)
+}
+
+async fn get_manifest(repository: Repository, reference: &Reference, request: &Parts) -> Answer {
+    let read = repository.manifest(reference, Budget::default()).await?;
+    let manifest = read.value;
+    let mut response = if headers::is_not_modified(&request.headers, &manifest.digest) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let length = manifest.bytes.len().to_string();
+        let response = with(
+            Response::new(Body::from(manifest.bytes)),
+            header::CONTENT_TYPE,
+            manifest.media_type,
+        );
+        with(response, header::CONTENT_LENGTH, length)
+    };
+    response
+        .headers_mut()
+        .insert(header::ETAG, etag(&manifest.digest));
+    headers::add_staleness(response.headers_mut(), read.staleness);
+    Ok(with(
+        response,
+        headers::CONTENT_DIGEST,
+        manifest.digest.to_string(),
+    ))
+}
+
+async fn put_manifest(
+    repository: Repository,
+    reference: &Reference,
+    request: &Parts,
+    body: Body,
+) -> Answer {
+    let tags: Vec<Tag> = query(request)
+        .all("tag")
+        .map(|tag| tag.parse())
+        .collect::<Result<_, _>>()?;
+    let content_type = headers::text(&request.headers, header::CONTENT_TYPE).map(str::to_owned);
+    let precondition = precondition(&request.headers);
+    let bytes = incoming::collect(body, MANIFEST_MAX).await?;
+    let asked = !tags.is_empty();
+    let put = PutManifest {
+        reference: reference.clone(),
+        tags,
+        content_type,
+        bytes,
+        precondition,
+    };
+    let done = repository.put_manifest(put, Budget::default()).await?;
+    let location = format!("/v2/{}/manifests/{}", repository.name(), done.digest);
+    let mut response = with(empty(StatusCode::CREATED), header::LOCATION, location);
+    response = with(response, headers::CONTENT_DIGEST, done.digest.to_string());
+    if let Some(subject) = done.subject {
+        response = with(response, headers::OCI_SUBJECT, subject.to_string());
+    }
+    if asked {
+        let tags: Vec<&str> = done.tags.iter().map(Tag::as_str).collect();
+        response = with(response, headers::OCI_TAG, tags.join(", "));
+    }
+    headers::add_warnings(
+        response.headers_mut(),
+        done.warnings.iter().map(String::as_str),
+    );
+    Ok(response)
+}
+
+async fn get_blob(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
+    let describe = |response: Response, size: u64| {
+        let mut response = with(response, headers::CONTENT_DIGEST, digest.to_string());
+        response.headers_mut().insert(header::ETAG, etag(digest));
+        response = with(response, header::ACCEPT_RANGES, "bytes");
+        response = with(response, header::CONTENT_TYPE, "application/octet-stream");
+        with(response, header::CONTENT_LENGTH, size.to_string())
+    };
+    if headers::is_not_modified(&request.headers, digest) {
+        repository.stat_blob(digest, Budget::default()).await?;
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().insert(header::ETAG, etag(digest));
+        return Ok(with(response, headers::CONTENT_DIGEST, digest.to_string()));
+    }
+    if request.method == Method::HEAD {
+        let stat = repository.stat_blob(digest, Budget::default()).await?;
+        return Ok(describe(Response::new(Body::empty()), stat.size));
+    }
+    let asked = headers::text(&request.headers, header::RANGE).and_then(parse_range);
+    let asked = asked.filter(|_| headers::allows_range(&request.headers, digest));
+    let blob = repository
+        .open_blob(digest, asked, Budget::default())
+        .await?;
+    let length = blob.range.end - blob.range.start;
+    let mut response = describe(Response::new(Body::from_stream(blob.body)), length);
+    if asked.is_some() && blob.size > 0 {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let range = format!(
+            "bytes {}-{}/{}",
+            blob.range.start,
+            blob.range.end - 1,
+            blob.size
+        );
+        response = with(response, header::CONTENT_RANGE, range);
+    }
+    let source = match blob.source {
+        Source::Local => "local".to_owned(),
+        Source::Peer(region) => format!("peer:{region}"),
+    };
+    Ok(with(response, headers::SOURCE, source))
+}
+
+fn upload_answer(status: StatusCode, name: &RepositoryName, id: &str, length: u64) -> Response {
+    let response = with(
+        empty(status),
+        header::LOCATION,
+        format!("/v2/{name}/blobs/uploads/{id}"),
+    );
+    with(
+        with(response, header::RANGE, uploaded(length)),
+        headers::UPLOAD_UUID,
+        id,
+    )
+}
+
+fn blob_created(name: &RepositoryName, digest: &Digest) -> Response {
+    let response = with(
+        empty(StatusCode::CREATED),
+        header::LOCATION,
+        format!("/v2/{name}/blobs/{digest}"),
+    );
+    with(response, headers::CONTENT_DIGEST, digest.to_string())
+}
+
+async fn start_upload(
+    registry: &Registry,
+    repository: Repository,
+    request: &Parts,
+    body: Body,
+) -> Answer {
+    let name = repository.name().clone();
+    let asked = query(request);
+    if let Some(digest) = asked
+        .first("mount")
+        .and_then(|mount| mount.parse::<Digest>().ok())
+    {
+        let from = asked
+            .first("from")
+            .and_then(|from| from.parse::<RepositoryName>().ok());
+        let from = from.and_then(|from| {
+            registry
+                .authorize(&Principal::Anonymous, Action::Pull, &from)
+                .ok()
+        });
+        if repository
+            .mount_blob(&digest, from.as_ref(), Budget::default())
+            .await?
+        {
+            return Ok(blob_created(&name, &digest));
+        }
+    }
+    let digest = asked
+        .first("digest")
+        .map(|digest| digest.parse::<Digest>())
+        .transpose()?;
+    let algorithm = asked
+        .first("digest-algorithm")
+        .map(|text| text.parse::<Algorithm>())
+        .transpose()?;
+    let algorithm = digest.as_ref().map(Digest::algorithm).or(algorithm);
+    let id = repository.start_upload(algorithm).await?;
+    let Some(digest) = digest else {
+        return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
+    };
+    let stored = async {
+        repository
+            .append_upload(&id, None, None, incoming::stream(body))
+            .await?;
+        repository.finish_upload(&id, &digest).await
+    };
+    match stored.await {
+        Ok(_) => Ok(blob_created(&name, &digest)),
+        Err(error) => {
+            // Nothing is left of a failed single request; it may be gone already.
+            let _ = repository.cancel_upload(&id).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// The bytes of a PATCH, or the last ones that come with the closing PUT.
+async fn append(
+    repository: &Repository,
+    id: &str,
+    request: &Parts,
+    body: Body,
+) -> Result<u64, Failure> {
+    let chunk = match headers::text(&request.headers, header::CONTENT_RANGE) {
+        Some(text) => Some(parse_chunk(text).ok_or_else(|| {
+            Failure::bad_request(
+                "BLOB_UPLOAD_INVALID",
+                format!("Content-Range {text:?} is not <first>-<last>"),
+            )
+        })?),
+        None => None,
+    };
+    let stream: ByteStream = incoming::stream(body);
+    let done = repository
+        .append_upload(id, chunk.map(|c| c.start), chunk.map(|c| c.length), stream)
+        .await;
+    done.map_err(|error| {
+        let location = format!("/v2/{}/blobs/uploads/{id}", repository.name());
+        Failure::from(error).with(header::LOCATION, value(location))
+    })
+}
+
+async fn finish_upload(repository: Repository, id: &str, request: &Parts, body: Body) -> Answer {
+    let missing = || Failure::bad_request("DIGEST_INVALID", "the closing PUT needs ?digest=");
+    let digest: Digest = query(request)
+        .first("digest")
+        .ok_or_else(missing)?
+        .parse()?;
+    append(&repository, id, request, body).await?;
+    repository.finish_upload(id, &digest).await?;
+    Ok(blob_created(repository.name(), &digest))
+}

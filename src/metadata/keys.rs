@@ -1,0 +1,219 @@
+//! The key grammar of the replicated state. Nothing else builds keys.
+//!
+//! ```text
+//! A                         Applied: the last entry, and the membership
+//! H                         hash of all pairs but these two
+//! c                         ClusterRecord
+//! t                         TimeRecord: log time
+//! r REPOSITORY              RepositoryRecord
+//! l REPOSITORY 0 DIGEST     RepositoryManifestRecord: the repository holds the manifest
+//! g REPOSITORY 0 TAG        TagRecord
+//! y REPOSITORY 0 TAG 0 INDEX   TagRecord: what a tag was, entry by entry
+//! v REPOSITORY 0 DIGEST TAG    tags that name a manifest
+//! f REPOSITORY 0 DIGEST DIGEST referrers: subject, then the manifest that names it
+//! k REPOSITORY 0 DIGEST     link: how many manifests of the repository name the blob
+//! u REPOSITORY 0 DIGEST     index of the last DeleteBlob
+//! m DIGEST                  ManifestRecord
+//! b DIGEST                  the manifest's bytes
+//! d DIGEST                  BlobRecord
+//! n DIGEST DIGEST           blob, then a manifest that names it
+//! h DIGEST NODE             HolderRecord
+//! i NODE DIGEST             the same, by node
+//! w NODE*                   PlacementRecord of the blobs with this set of counted holders
+//! o NODE                    NodeRecord
+//! x NODE                    removed, for ever
+//! q NODE                    RequestsRecord
+//! p NODE SEQ                Outcome of a request
+//! ```
+//!
+//! A DIGEST is a byte for its algorithm and its raw bytes, so each has one length; numbers are big
+//! endian; names hold no zero byte.
+
+use crate::oci::{Algorithm, Digest};
+use crate::topology::NodeId;
+
+pub const APPLIED: &[u8] = b"A";
+pub const HASH: &[u8] = b"H";
+pub const CLUSTER: &[u8] = b"c";
+pub const TIME: &[u8] = b"t";
+pub const REPOSITORIES: &[u8] = b"r";
+pub const BLOBS: &[u8] = b"d";
+pub const PLACEMENTS: &[u8] = b"w";
+pub const NODES: &[u8] = b"o";
+
+fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
+    key.push(match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    });
+    key.extend_from_slice(&digest.bytes());
+}
+
+/// Reads a digest from the start of `bytes`; the rest.
+pub fn take_digest(bytes: &[u8]) -> Option<(Digest, &[u8])> {
+    let (kind, rest) = bytes.split_first()?;
+    let algorithm = match kind {
+        1 => Algorithm::Sha256,
+        2 => Algorithm::Sha512,
+        _ => return None,
+    };
+    let (raw, rest) = rest.split_at_checked(algorithm.hex_len() / 2)?;
+    Some((Digest::from_bytes(algorithm, raw)?, rest))
+}
+
+pub fn take_node(bytes: &[u8]) -> Option<(NodeId, &[u8])> {
+    let (raw, rest) = bytes.split_first_chunk::<8>()?;
+    Some((NodeId(u64::from_be_bytes(*raw)), rest))
+}
+
+fn with_digest(kind: u8, digest: &Digest) -> Vec<u8> {
+    let mut key = vec![kind];
+    push_digest(&mut key, digest);
+    key
+}
+
+fn with_node(kind: u8, node: NodeId) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend_from_slice(&node.0.to_be_bytes());
+    key
+}
+
+/// `kind NAME 0`: the prefix of all that a repository has of a kind.
+pub fn in_repository(kind: u8, name: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len() + 80);
+    key.push(kind);
+    key.extend_from_slice(name.as_bytes());
+    key.push(0);
+    key
+}
+
+fn in_repository_digest(kind: u8, name: &str, digest: &Digest) -> Vec<u8> {
+    let mut key = in_repository(kind, name);
+    push_digest(&mut key, digest);
+    key
+}
+
+pub fn repository(name: &str) -> Vec<u8> {
+    let mut key = REPOSITORIES.to_vec();
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+pub fn repository_manifest(name: &str, digest: &Digest) -> Vec<u8> {
+    in_repository_digest(b'l', name, digest)
+}
+
+pub fn tags(name: &str) -> Vec<u8> {
+    in_repository(b'g', name)
+}
+
+pub fn tag(name: &str, tag: &str) -> Vec<u8> {
+    let mut key = tags(name);
+    key.extend_from_slice(tag.as_bytes());
+    key
+}
+
+pub fn tag_history(name: &str, tag: &str, index: u64) -> Vec<u8> {
+    let mut key = in_repository(b'y', name);
+    key.extend_from_slice(tag.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+pub fn tags_of(name: &str, digest: &Digest) -> Vec<u8> {
+    in_repository_digest(b'v', name, digest)
+}
+
+pub fn tag_of(name: &str, digest: &Digest, tag: &str) -> Vec<u8> {
+    let mut key = tags_of(name, digest);
+    key.extend_from_slice(tag.as_bytes());
+    key
+}
+
+pub fn referrers(name: &str, subject: &Digest) -> Vec<u8> {
+    in_repository_digest(b'f', name, subject)
+}
+
+pub fn referrer(name: &str, subject: &Digest, manifest: &Digest) -> Vec<u8> {
+    let mut key = referrers(name, subject);
+    push_digest(&mut key, manifest);
+    key
+}
+
+pub fn link(name: &str, blob: &Digest) -> Vec<u8> {
+    in_repository_digest(b'k', name, blob)
+}
+
+pub fn unlinked(name: &str, blob: &Digest) -> Vec<u8> {
+    in_repository_digest(b'u', name, blob)
+}
+
+pub fn manifest(digest: &Digest) -> Vec<u8> {
+    with_digest(b'm', digest)
+}
+
+pub fn manifest_bytes(digest: &Digest) -> Vec<u8> {
+    with_digest(b'b', digest)
+}
+
+pub fn blob(digest: &Digest) -> Vec<u8> {
+    with_digest(b'd', digest)
+}
+
+pub fn named_by(blob: &Digest, manifest: &Digest) -> Vec<u8> {
+    let mut key = with_digest(b'n', blob);
+    push_digest(&mut key, manifest);
+    key
+}
+
+pub fn holders(blob: &Digest) -> Vec<u8> {
+    with_digest(b'h', blob)
+}
+
+pub fn holder(blob: &Digest, node: NodeId) -> Vec<u8> {
+    let mut key = holders(blob);
+    key.extend_from_slice(&node.0.to_be_bytes());
+    key
+}
+
+pub fn held_by(node: NodeId) -> Vec<u8> {
+    with_node(b'i', node)
+}
+
+pub fn held(node: NodeId, blob: &Digest) -> Vec<u8> {
+    let mut key = held_by(node);
+    push_digest(&mut key, blob);
+    key
+}
+
+/// `nodes` in order.
+pub fn placement(nodes: &[NodeId]) -> Vec<u8> {
+    let mut key = PLACEMENTS.to_vec();
+    for node in nodes {
+        key.extend_from_slice(&node.0.to_be_bytes());
+    }
+    key
+}
+
+pub fn node(node: NodeId) -> Vec<u8> {
+    with_node(b'o', node)
+}
+
+pub fn removed(node: NodeId) -> Vec<u8> {
+    with_node(b'x', node)
+}
+
+pub fn requests(node: NodeId) -> Vec<u8> {
+    with_node(b'q', node)
+}
+
+pub fn outcomes(node: NodeId) -> Vec<u8> {
+    with_node(b'p', node)
+}
+
+pub fn outcome(node: NodeId, seq: u64) -> Vec<u8> {
+    let mut key = outcomes(node);
+    key.extend_from_slice(&seq.to_be_bytes());
+    key
+}

@@ -1,0 +1,211 @@
+//! The one place that stores metadata: get, page, batch, sync. Two engines with one meaning: sled
+//! on disk, and memory for the simulation, which can also lose what was not synced.
+//!
+//! What must stay true: a batch is atomic within its tree; what was written before a sync is on
+//! disk when the sync calls back; writes reach the disk in the order in which they were made, over
+//! all trees.
+
+mod memory;
+mod sled;
+
+use bytes::Bytes;
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
+
+/// Called once everything written before is on disk.
+pub type Synced = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A key and its value.
+pub type Pair = (Bytes, Bytes);
+
+#[derive(Clone)]
+pub enum Kv {
+    Sled(sled::Store),
+    Memory(memory::Store),
+}
+
+#[derive(Clone)]
+pub enum Tree {
+    Sled(sled::Tree),
+    Memory(memory::Tree),
+}
+
+/// Writes that happen at once, in one tree. Of two writes of a key the later counts.
+#[derive(Default, Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub writes: Vec<(Vec<u8>, Option<Bytes>)>,
+}
+
+impl Batch {
+    pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
+        self.writes.push((key.into(), Some(value.into())));
+    }
+
+    pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
+        self.writes.push((key.into(), None));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the metadata store at {path} is damaged ({what}); the cluster has all of it: move the \
+         directory aside, remove this node's id from the cluster, and rejoin under a new id"
+    )]
+    Damaged { path: PathBuf, what: String },
+    #[error("the metadata store at {path} is in use by another process; stop that one first")]
+    Busy { path: PathBuf },
+    #[error("open the metadata store at {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Kv {
+    /// `cache_mib`: what sled may keep in memory; below the working set it uses more, not less.
+    pub fn open_sled(dir: &Path, cache_mib: u64) -> Result<Kv, OpenError> {
+        sled::Store::open(dir, cache_mib).map(Kv::Sled)
+    }
+
+    pub fn memory() -> Kv {
+        Kv::Memory(memory::Store::default())
+    }
+
+    /// Opens a tree, and makes it when it is not there.
+    pub fn tree(&self, name: &str) -> io::Result<Tree> {
+        match self {
+            Kv::Sled(store) => store.tree(name).map(Tree::Sled),
+            Kv::Memory(store) => Ok(Tree::Memory(store.tree(name))),
+        }
+    }
+
+    pub fn tree_names(&self) -> Vec<String> {
+        match self {
+            Kv::Sled(store) => store.tree_names(),
+            Kv::Memory(store) => store.tree_names(),
+        }
+    }
+
+    pub fn drop_tree(&self, name: &str) -> io::Result<()> {
+        match self {
+            Kv::Sled(store) => store.drop_tree(name),
+            Kv::Memory(store) => {
+                store.drop_tree(name);
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls back once everything written before is on disk. Concurrent calls share one sync. A
+    /// sync that fails ends the process (durability.rs).
+    pub fn sync_then(&self, done: Synced) {
+        match self {
+            Kv::Sled(store) => store.sync_then(done),
+            Kv::Memory(store) => {
+                store.sync();
+                done(Ok(()));
+            }
+        }
+    }
+
+    pub async fn sync(&self) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.sync_then(Box::new(move |result| {
+            let _ = sender.send(result);
+        }));
+        receiver
+            .await
+            .map_err(|_| io::Error::other("the metadata store is closed"))?
+    }
+
+    /// Memory only: the store as a power cut would leave it, with only what was synced.
+    pub fn after_power_cut(&self) -> Option<Kv> {
+        match self {
+            Kv::Sled(_) => None,
+            Kv::Memory(store) => Some(Kv::Memory(store.after_power_cut())),
+        }
+    }
+}
+
+impl Tree {
+    pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        match self {
+            Tree::Sled(tree) => tree.get(key),
+            Tree::Memory(tree) => Ok(tree.get(key)),
+        }
+    }
+
+    /// In key order, at most `limit`.
+    pub fn page(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<Pair>> {
+        match self {
+            Tree::Sled(tree) => tree.page(from, to, limit),
+            Tree::Memory(tree) => Ok(tree.page(from, to, limit)),
+        }
+    }
+
+    /// The pairs whose keys begin with `prefix`, strictly after `after` when given.
+    pub fn prefix_page(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> io::Result<Vec<Pair>> {
+        let end = prefix_end(prefix);
+        let from = match after {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
+        };
+        let to = match &end {
+            Some(end) => Bound::Excluded(end.as_slice()),
+            None => Bound::Unbounded,
+        };
+        self.page(from, to, limit)
+    }
+
+    /// The last key of the tree and its value.
+    pub fn last(&self) -> io::Result<Option<Pair>> {
+        match self {
+            Tree::Sled(tree) => tree.last(),
+            Tree::Memory(tree) => Ok(tree.last()),
+        }
+    }
+
+    pub fn apply(&self, batch: Batch) -> io::Result<()> {
+        match self {
+            Tree::Sled(tree) => tree.apply(batch),
+            Tree::Memory(tree) => {
+                tree.apply(batch);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The first key after all that begin with `prefix`; None when there is none.
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < 0xff {
+            *last += 1;
+            return Some(end);
+        }
+        end.pop();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

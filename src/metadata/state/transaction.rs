@@ -1,0 +1,103 @@
+//! One entry's writes, seen by its own reads, and the state hash that goes with them.
+
+use super::super::keys;
+use super::super::kv::{Batch, Tree};
+use super::super::raft_types::decode;
+use super::hash::StateHash;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::io;
+
+const PAGE: usize = 256;
+
+pub struct Transaction<'a> {
+    tree: &'a Tree,
+    /// Ordered, so that equal entries make equal batches.
+    writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+}
+
+impl<'a> Transaction<'a> {
+    pub fn new(tree: &'a Tree) -> Transaction<'a> {
+        Transaction {
+            tree,
+            writes: BTreeMap::new(),
+        }
+    }
+
+    pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        match self.writes.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.tree.get(key),
+        }
+    }
+
+    pub fn has(&self, key: &[u8]) -> io::Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    pub fn message<T: Message + Default>(&self, key: &[u8]) -> io::Result<Option<T>> {
+        self.get(key)?
+            .map(|bytes| decode("state record", &bytes))
+            .transpose()
+    }
+
+    pub fn put(&mut self, key: Vec<u8>, value: impl Into<Bytes>) {
+        self.writes.insert(key, Some(value.into()));
+    }
+
+    pub fn put_message(&mut self, key: Vec<u8>, message: &impl Message) {
+        self.put(key, message.encode_to_vec());
+    }
+
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.writes.insert(key, None);
+    }
+
+    /// All pairs whose keys begin with `prefix`, in order.
+    pub fn scan(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
+        let mut found: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.tree.prefix_page(prefix, after.as_deref(), PAGE)?;
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|(key, _)| key.to_vec());
+            found.extend(page.into_iter().map(|(key, value)| (key.to_vec(), value)));
+            if is_last {
+                break;
+            }
+        }
+        let own = self
+            .writes
+            .range(prefix.to_vec()..)
+            .take_while(|(key, _)| key.starts_with(prefix));
+        for (key, value) in own {
+            match value {
+                Some(value) => found.insert(key.clone(), value.clone()),
+                None => found.remove(key),
+            };
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// Everything written, with the new hash; writes that change nothing are left out.
+    pub fn finish(self) -> io::Result<Batch> {
+        let mut hash = StateHash::read(self.tree.get(keys::HASH)?)?;
+        let mut batch = Batch::default();
+        for (key, value) in self.writes {
+            let before = self.tree.get(&key)?;
+            if before == value {
+                continue;
+            }
+            if let Some(before) = &before {
+                hash.remove(&key, before);
+            }
+            if let Some(value) = &value {
+                hash.add(&key, value);
+            }
+            batch.writes.push((key, value));
+        }
+        batch.put(keys::HASH, hash.as_bytes().to_vec());
+        Ok(batch)
+    }
+}

@@ -1,0 +1,464 @@
+//! openraft's state machine on the `Kv`: each entry one atomic batch, snapshots built while apply
+//! goes on, and installed into a new tree that one write switches to.
+//!
+//! What must stay true: the tree, its applied record and its hash always belong together (one
+//! batch); a snapshot is the state at its index, whatever is applied while it is written; a crash
+//! during an installation leaves the old state or the new one. Nothing is synced per entry: the log
+//! is the durable part, and both lie in one store whose writes reach the disk in order.
+
+use super::kv::{Batch, Kv, Tree};
+use super::raft_types::{
+    LogId, SnapshotMeta, StoredMembership, TypeConfig, applied_from_pb, entry_to_pb, invalid,
+};
+use super::snapshot::{self, Reader, SnapshotFile, Writer};
+use super::state;
+use crate::oci::Digest;
+use crate::proto::state::v1 as pb;
+use crate::telemetry::Metrics;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use tokio::sync::{broadcast, watch};
+
+/// Which tree is the state, in `raft_meta`.
+const POINTER: &[u8] = b"state_tree";
+/// Pairs that a snapshot reads at once: at most as many manifests in memory.
+const PAGE: usize = 16;
+const LOAD_BYTES: usize = 1 << 20;
+
+type SnapshotOf = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+
+/// What an applied entry changed, for those who keep copies in order. A receiver that lags looks
+/// at everything.
+#[derive(Clone, Debug)]
+pub struct AppliedEvent {
+    pub index: u64,
+    /// Blobs whose references or holders changed.
+    pub blobs: Vec<Digest>,
+}
+
+/// The current state tree, which an installation switches.
+type Current = Arc<RwLock<Tree>>;
+
+/// What others see of the state machine. Cheap to clone.
+#[derive(Clone)]
+pub struct StateHandle {
+    tree: Current,
+    progress: Progress,
+}
+
+impl StateHandle {
+    pub fn current(&self) -> Tree {
+        current(&self.tree)
+    }
+
+    /// Index of the last entry whose effects every read that begins now sees.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.progress.applied.subscribe()
+    }
+
+    /// Rises with each installed snapshot.
+    pub fn installed(&self) -> watch::Receiver<u64> {
+        self.progress.installed.subscribe()
+    }
+
+    pub fn events(&self) -> broadcast::Receiver<AppliedEvent> {
+        self.progress.events.subscribe()
+    }
+}
+
+fn current(tree: &Current) -> Tree {
+    tree.read().expect("no panic while held").clone()
+}
+
+#[derive(Clone)]
+struct Progress {
+    applied: watch::Sender<u64>,
+    installed: watch::Sender<u64>,
+    events: broadcast::Sender<AppliedEvent>,
+}
+
+/// Pre-images for a snapshot that is being written, of keys that it has not passed yet.
+#[derive(Default)]
+struct Overlay {
+    passed: Option<Vec<u8>>,
+    before: BTreeMap<Vec<u8>, Option<Bytes>>,
+}
+
+impl Overlay {
+    fn keep(&mut self, tree: &Tree, batch: &Batch) -> io::Result<()> {
+        for (key, _) in &batch.writes {
+            let is_passed = self.passed.as_ref().is_some_and(|passed| key <= passed);
+            if !is_passed && !self.before.contains_key(key) {
+                self.before.insert(key.clone(), tree.get(key)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub struct StateMachine {
+    kv: Kv,
+    meta: Tree,
+    tree: Current,
+    number: u64,
+    snapshots: PathBuf,
+    build: Option<Arc<Mutex<Overlay>>>,
+    progress: Progress,
+    metrics: Metrics,
+}
+
+fn tree_name(number: u64) -> String {
+    format!("state-{number}")
+}
+
+impl StateMachine {
+    pub fn open(kv: &Kv, snapshots: &Path, metrics: Metrics) -> io::Result<StateMachine> {
+        std::fs::create_dir_all(snapshots)?;
+        snapshot::keep_newest(snapshots, true)?;
+        let meta = kv.tree("raft_meta")?;
+        let number = match meta.get(POINTER)? {
+            Some(bytes) => u64::from_be_bytes(
+                bytes
+                    .as_ref()
+                    .try_into()
+                    .map_err(|_| invalid("state pointer"))?,
+            ),
+            None => 0,
+        };
+        // Trees of an installation that was cut short, or of the state before the last one.
+        let current = tree_name(number);
+        for name in kv.tree_names() {
+            if name.starts_with("state-") && name != current {
+                kv.drop_tree(&name)?;
+            }
+        }
+        let tree = kv.tree(&current)?;
+        let (applied, _) = state::state_hash(&tree)?;
+        metrics
+            .applied_index
+            .set(i64::try_from(applied).unwrap_or(i64::MAX));
+        Ok(StateMachine {
+            kv: kv.clone(),
+            meta,
+            tree: Arc::new(RwLock::new(tree)),
+            number,
+            snapshots: snapshots.to_owned(),
+            build: None,
+            progress: Progress {
+                applied: watch::Sender::new(applied),
+                installed: watch::Sender::new(0),
+                events: broadcast::Sender::new(4096),
+            },
+            metrics,
+        })
+    }
+
+    pub fn handle(&self) -> StateHandle {
+        StateHandle {
+            tree: self.tree.clone(),
+            progress: self.progress.clone(),
+        }
+    }
+
+    /// Applies one entry; what came of it.
+    fn apply_entry(&self, entry: &pb::Entry) -> Result<pb::Outcome, state::ApplyError> {
+        let tree = current(&self.tree);
+        let applied = state::apply(&tree, entry)?;
+        match &self.build {
+            Some(overlay) => {
+                let mut overlay = overlay.lock().expect("no panic while held");
+                overlay.keep(&tree, &applied.batch)?;
+                tree.apply(applied.batch)?;
+            }
+            None => tree.apply(applied.batch)?,
+        }
+        let index = entry.id.unwrap_or_default().index;
+        self.publish(index);
+        if !applied.blobs.is_empty() {
+            // Nobody listens yet while the node starts.
+            let _ = self.progress.events.send(AppliedEvent {
+                index,
+                blobs: applied.blobs,
+            });
+        }
+        Ok(applied.outcome.unwrap_or(pb::Outcome {
+            index,
+            result: None,
+        }))
+    }
+
+    fn publish(&self, index: u64) {
+        self.metrics
+            .applied_index
+            .set(i64::try_from(index).unwrap_or(i64::MAX));
+        self.progress.applied.send_replace(index);
+    }
+
+    /// Loads a snapshot, checked first as a whole, into a new tree, and switches to it.
+    fn install(&mut self, file: &SnapshotFile) -> io::Result<u64> {
+        let trailer = verify(file)?;
+        let number = self.number + 1;
+        let name = tree_name(number);
+        self.kv.drop_tree(&name)?;
+        let tree = self.kv.tree(&name)?;
+        load(file, &tree)?;
+        let (index, hash) = state::state_hash(&tree)?;
+        if hash.as_slice() != trailer.state_hash.as_ref() {
+            return Err(invalid(
+                "a snapshot whose state has another hash than it says",
+            ));
+        }
+        self.number = number;
+        // A build of the old state goes on alone: nothing writes to that tree any more. It is
+        // dropped at the next start, since dropping it under its reader would fail that one.
+        self.build = None;
+        *self.tree.write().expect("no panic while held") = tree;
+        Ok(index)
+    }
+}
+
+/// Checks every frame, the count of keys and their hash.
+pub(super) fn verify(file: &SnapshotFile) -> io::Result<pb::SnapshotHeader> {
+    let mut reader = Reader::open(file)?;
+    let mut keys = 0;
+    let mut hash = state::StateHash::default();
+    loop {
+        let pairs = reader.pairs()?;
+        if let Some(trailer) = reader.trailer.take() {
+            if trailer.keys != keys || trailer.state_hash.as_ref() != hash.as_bytes().as_slice() {
+                return Err(invalid("a snapshot with other content than it says"));
+            }
+            return Ok(trailer);
+        }
+        for (key, value) in &pairs {
+            keys += 1;
+            hash.add(key, value);
+        }
+    }
+}
+
+fn load(file: &SnapshotFile, tree: &Tree) -> io::Result<()> {
+    let mut reader = Reader::open(file)?;
+    let mut batch = Batch::default();
+    let mut bytes = 0;
+    loop {
+        let pairs = reader.pairs()?;
+        if pairs.is_empty() {
+            return tree.apply(batch);
+        }
+        for (key, value) in pairs {
+            bytes += key.len() + value.len();
+            batch.put(key, value);
+            if bytes >= LOAD_BYTES {
+                bytes = 0;
+                tree.apply(std::mem::take(&mut batch))?;
+            }
+        }
+    }
+}
+
+pub struct Builder {
+    tree: Tree,
+    applied: pb::Applied,
+    hash: [u8; 32],
+    overlay: Arc<Mutex<Overlay>>,
+    snapshots: PathBuf,
+    is_inline: bool,
+}
+
+impl Builder {
+    /// The next pairs of the state as it was, in key order; empty at the end.
+    fn next(&self) -> io::Result<Vec<(Bytes, Bytes)>> {
+        let mut overlay = self.overlay.lock().expect("no panic while held");
+        loop {
+            let from = match &overlay.passed {
+                Some(passed) => Bound::Excluded(passed.as_slice()),
+                None => Bound::Unbounded,
+            };
+            let now = self.tree.page(from, Bound::Unbounded, PAGE)?;
+            let is_last = now.len() < PAGE;
+            let upto = match (is_last, now.last()) {
+                (false, Some((key, _))) => Some(key.to_vec()),
+                _ => None,
+            };
+            let mut pairs: BTreeMap<Bytes, Bytes> = now.into_iter().collect();
+            let before = std::mem::take(&mut overlay.before);
+            for (key, value) in before {
+                if upto.as_ref().is_some_and(|upto| key > *upto) {
+                    overlay.before.insert(key, value);
+                    continue;
+                }
+                match value {
+                    Some(value) => pairs.insert(key.into(), value),
+                    None => pairs.remove(key.as_slice()),
+                };
+            }
+            // From now on a write there comes too late to matter.
+            overlay.passed = Some(match upto {
+                Some(upto) => upto,
+                None => vec![0xff; 512],
+            });
+            if !pairs.is_empty() || is_last {
+                return Ok(pairs.into_iter().collect());
+            }
+        }
+    }
+
+    fn write(&self) -> io::Result<SnapshotFile> {
+        let name = snapshot::name(&self.applied);
+        let mut header = pb::SnapshotHeader {
+            format: snapshot::FORMAT,
+            applied: Some(self.applied.clone()),
+            ..Default::default()
+        };
+        let mut writer = Writer::create(&self.snapshots, &name, &header)?;
+        let mut hash = state::StateHash::default();
+        loop {
+            let pairs = self.next()?;
+            if pairs.is_empty() {
+                break;
+            }
+            for (key, value) in &pairs {
+                header.keys += 1;
+                hash.add(key, value);
+                writer.pair(key, value)?;
+            }
+        }
+        if hash.as_bytes() != self.hash {
+            return Err(invalid(
+                "the state does not have the hash that it should have",
+            ));
+        }
+        header.state_hash = Bytes::copy_from_slice(&self.hash);
+        let file = writer.finish(&header, &name)?;
+        snapshot::keep_newest(&self.snapshots, false)?;
+        Ok(file)
+    }
+}
+
+fn snapshot_of(applied: &pb::Applied, file: SnapshotFile) -> io::Result<SnapshotOf> {
+    let (last_log_id, last_membership) = applied_from_pb(applied)?;
+    Ok(Snapshot {
+        meta: SnapshotMeta {
+            last_log_id,
+            last_membership,
+        },
+        snapshot: file,
+    })
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
+        let builder = Builder {
+            tree: self.tree.clone(),
+            applied: self.applied.clone(),
+            hash: self.hash,
+            overlay: self.overlay.clone(),
+            snapshots: self.snapshots.clone(),
+            is_inline: self.is_inline,
+        };
+        let file = if self.is_inline {
+            builder.write()?
+        } else {
+            tokio::task::spawn_blocking(move || builder.write())
+                .await
+                .map_err(io::Error::other)??
+        };
+        snapshot_of(&self.applied, file)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        applied_from_pb(&state::applied(&current(&self.tree))?)
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        if self
+            .build
+            .as_ref()
+            .is_some_and(|build| Arc::strong_count(build) == 1)
+        {
+            self.build = None;
+        }
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let outcome = self
+                .apply_entry(&entry_to_pb(&entry))
+                .map_err(io::Error::other)?;
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let tree = current(&self.tree);
+        let overlay = Arc::new(Mutex::new(Overlay::default()));
+        self.build = Some(overlay.clone());
+        let read =
+            state::applied(&tree).and_then(|applied| Ok((applied, state::state_hash(&tree)?.1)));
+        // A store that cannot be read is found out by the build, whose hash then does not fit.
+        let (applied, hash) = read.unwrap_or_default();
+        Builder {
+            tree,
+            applied,
+            hash,
+            overlay,
+            snapshots: self.snapshots.clone(),
+            is_inline: matches!(self.kv, Kv::Memory(_)),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        file: SnapshotFile,
+    ) -> io::Result<()> {
+        let index = self.install(&file)?;
+        self.kv.sync().await?;
+        let mut pointer = Batch::default();
+        pointer.put(POINTER, self.number.to_be_bytes().to_vec());
+        self.meta.apply(pointer)?;
+        self.kv.sync().await?;
+        let applied = state::applied(&current(&self.tree))?;
+        snapshot::adopt(&self.snapshots, &file, &applied)?;
+        snapshot::keep_newest(&self.snapshots, false)?;
+        self.progress.installed.send_modify(|count| *count += 1);
+        self.publish(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf>> {
+        for file in snapshot::list(&self.snapshots)? {
+            match Reader::open(&file) {
+                Ok(reader) => {
+                    let applied = reader.header.applied.unwrap_or_default();
+                    return snapshot_of(&applied, file).map(Some);
+                }
+                Err(error) => {
+                    tracing::warn!(path = %file.path.display(), %error, "a snapshot cannot be read; it is left out");
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Blob bytes, over HTTP on the same listener: ranges, resume and plain streaming come with it.
+
+use super::{PeerError, Peers, envelope};
+use crate::oci::{Digest, RepositoryName};
+use crate::proto::state::v1::Receipt;
+use crate::topology::NodeId;
+use prost::Message;
+use std::time::Duration;
+
+/// A transfer that moves no byte for this long is broken.
+pub const NO_PROGRESS: Duration = Duration::from_secs(10);
+/// A receiver that has all bytes: it hashes nothing more, but syncs.
+const FINISH: Duration = Duration::from_secs(60);
+
+/// The size of the whole blob, on an answer with some of its bytes.
+pub const SIZE_HEADER: &str = "roadstead-blob-size";
+
+impl Peers {
+    /// Bytes from `offset` to the end, and the size of the whole blob.
+    pub async fn read_blob(
+        &self,
+        from: NodeId,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<(u64, reqwest::Response), PeerError> {
+        let request = self.blob_request(from, reqwest::Method::GET, &format!("/blobs/{digest}"))?;
+        let request = request.header("range", format!("bytes={offset}-"));
+        let response = request.send().await.map_err(|error| broken(from, &error))?;
+        match response.status().as_u16() {
+            200 | 206 => {}
+            404 => return Err(PeerError::NotThere(from, digest.clone())),
+            _ => return Err(refused(from, response).await),
+        }
+        let size = response
+            .headers()
+            .get(SIZE_HEADER)
+            .and_then(|size| size.to_str().ok()?.parse().ok());
+        match size {
+            Some(size) => Ok((size, response)),
+            None => Err(PeerError::Refused(
+                from,
+                format!("an answer without {SIZE_HEADER}"),
+            )),
+        }
+    }
+
+    /// Streams bytes from `offset` on into the copy `id`; returns when the receiver has taken all.
+    pub async fn send_copy(
+        &self,
+        to: NodeId,
+        id: &str,
+        offset: u64,
+        body: reqwest::Body,
+    ) -> Result<(), PeerError> {
+        let request = self.blob_request(to, reqwest::Method::POST, &format!("/copies/{id}"))?;
+        // The answer comes when the body ends, so it may be long in coming: no read timeout here,
+        // the caller watches the progress of the body.
+        let request = request
+            .query(&[("offset", offset)])
+            .timeout(Duration::from_secs(24 * 3600));
+        let response = request
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| broken(to, &error))?;
+        if response.status().is_success() {
+            Ok(())
+        } else {
+            Err(refused(to, response).await)
+        }
+    }
+
+    /// The receiver compares digest and size of what it has, syncs, and vouches for it.
+    pub async fn finish_copy(
+        &self,
+        to: NodeId,
+        id: &str,
+        digest: &Digest,
+        size: u64,
+        repository: &RepositoryName,
+    ) -> Result<Receipt, PeerError> {
+        let request =
+            self.blob_request(to, reqwest::Method::POST, &format!("/copies/{id}/finish"))?;
+        let query = [
+            ("digest", digest.to_string()),
+            ("size", size.to_string()),
+            ("repository", repository.to_string()),
+        ];
+        let response = request.query(&query).timeout(FINISH).send().await;
+        let response = response.map_err(|error| broken(to, &error))?;
+        if !response.status().is_success() {
+            return Err(refused(to, response).await);
+        }
+        let bytes = response.bytes().await.map_err(|error| broken(to, &error))?;
+        Receipt::decode(bytes).map_err(|error| {
+            PeerError::Refused(to, format!("a receipt that cannot be read: {error}"))
+        })
+    }
+
+    /// Best effort: the receiver forgets idle copies by itself.
+    pub async fn cancel_copy(&self, to: NodeId, id: &str) {
+        if let Ok(request) =
+            self.blob_request(to, reqwest::Method::DELETE, &format!("/copies/{id}"))
+        {
+            let _ = request.timeout(Duration::from_secs(2)).send().await;
+        }
+    }
+
+    fn blob_request(
+        &self,
+        to: NodeId,
+        method: reqwest::Method,
+        path: &str,
+    ) -> Result<reqwest::RequestBuilder, PeerError> {
+        let Some((_, address)) = self.address(to) else {
+            return Err(PeerError::Unreachable(
+                to,
+                "its address is not known".to_owned(),
+            ));
+        };
+        let mut request = self
+            .inner
+            .http
+            .request(method, format!("http://{address}{path}"));
+        for (name, value) in envelope::headers(self.identity(), Some(to)) {
+            request = request.header(name, value);
+        }
+        Ok(request)
+    }
+}
+
+fn broken(node: NodeId, error: &reqwest::Error) -> PeerError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    if error.is_connect() {
+        PeerError::Unreachable(node, text)
+    } else {
+        PeerError::Unclear(node, text)
+    }
+}
+
+async fn refused(node: NodeId, response: reqwest::Response) -> PeerError {
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
+    PeerError::Refused(
+        node,
+        format!("{status}: {}", text.chars().take(200).collect::<String>()),
+    )
+}

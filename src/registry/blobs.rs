@@ -1,0 +1,240 @@
+//! Blobs as a repository sees them: there when linked, from this disk, else from another region.
+
+use super::{BlobBody, BlobStat, Error, RangeSpec, Registry, Repository, Source};
+use crate::blobs::{ByteStream, ReadError};
+use crate::budget::Budget;
+use crate::oci::{Digest, RepositoryName};
+use crate::proto::peer::v1 as peer;
+use crate::proto::state::v1 as pb;
+use crate::proto::state::v1::command::Body;
+use std::ops::Range;
+use std::time::Duration;
+
+/// A blob that nobody knows is asked for no longer than this (A19).
+const ASK: Duration = Duration::from_millis(300);
+
+/// What of `size` bytes a range asks for (RFC 9110, 14.1.2).
+fn resolve(spec: Option<RangeSpec>, size: u64) -> Result<Range<u64>, Error> {
+    let range = match spec {
+        None => 0..size,
+        Some(_) if size == 0 => 0..0,
+        Some(RangeSpec::FromTo(from, to)) if from <= to => from..to.saturating_add(1).min(size),
+        Some(RangeSpec::FromTo(..)) => size..size,
+        Some(RangeSpec::From(from)) => from..size,
+        Some(RangeSpec::Last(n)) => size - n.min(size)..size,
+    };
+    if range.start >= range.end && size > 0 {
+        return Err(Error::RangeNotSatisfiable { size });
+    }
+    Ok(range)
+}
+
+impl Registry {
+    /// The size of a blob that may be read in the repository: by the replicated link, by this
+    /// node's own, or by a peer's.
+    pub(super) async fn linked_size(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        let view = self.view();
+        if view.is_blob_linked(repository, digest)? {
+            return Ok(view.blob(digest)?.map(|blob| blob.size));
+        }
+        if let Some(size) = self.vouch(repository, digest).await? {
+            return Ok(Some(size));
+        }
+        let slowest = self
+            .inner
+            .peers
+            .by_distance()
+            .into_iter()
+            .filter_map(|n| self.inner.peers.round_trip(n))
+            .max();
+        let within = ASK.max(slowest.unwrap_or_default() * 2);
+        let asked = self.inner.peers.by_distance().into_iter().map(|node| {
+            let request = peer::StatRequest {
+                repository: repository.to_string(),
+                digest: digest.to_string(),
+            };
+            async move { self.inner.peers.stat(node, request, within).await }
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        Ok(answers
+            .into_iter()
+            .flatten()
+            .find(|stat| stat.linked && stat.has_file)
+            .map(|stat| stat.size))
+    }
+
+    /// What this node says of a blob to a peer, by its own files and links only.
+    pub async fn local_stat(
+        &self,
+        repository: Option<&RepositoryName>,
+        digest: &Digest,
+    ) -> peer::StatResponse {
+        let size = self.inner.blobs.stat(digest).await.ok().flatten();
+        let linked = match repository {
+            Some(repository) => self
+                .vouch(repository, digest)
+                .await
+                .ok()
+                .flatten()
+                .is_some(),
+            None => false,
+        };
+        peer::StatResponse {
+            has_file: size.is_some(),
+            size: size.unwrap_or(0),
+            linked,
+        }
+    }
+
+    /// Local bytes only (F5).
+    pub async fn local_blob(
+        &self,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<(u64, ByteStream), Error> {
+        let size = self
+            .inner
+            .blobs
+            .stat(digest)
+            .await?
+            .ok_or(Error::BlobUnknown)?;
+        match self
+            .inner
+            .blobs
+            .open_blob(digest, offset.min(size)..size)
+            .await
+        {
+            Ok(bytes) => Ok((size, bytes)),
+            Err(ReadError::Unknown | ReadError::Io(_)) => Err(Error::BlobUnknown),
+        }
+    }
+}
+
+impl Repository {
+    /// There, or not: a miss is asked of the peers, and needs no leader (A19).
+    pub async fn stat_blob(&self, digest: &Digest, _budget: Budget) -> Result<BlobStat, Error> {
+        match self.registry.linked_size(&self.name, digest).await? {
+            Some(size) => Ok(BlobStat {
+                size,
+                source: Source::Local,
+            }),
+            None => Err(Error::BlobUnknown),
+        }
+    }
+
+    pub async fn open_blob(
+        &self,
+        digest: &Digest,
+        range: Option<RangeSpec>,
+        budget: Budget,
+    ) -> Result<BlobBody, Error> {
+        let registry = &self.registry;
+        let size = match registry.linked_size(&self.name, digest).await? {
+            Some(size) => size,
+            None => {
+                let linked = registry
+                    .inner
+                    .metadata
+                    .confirm(budget, |view| view.is_blob_linked(&self.name, digest))
+                    .await?;
+                let blob = if linked {
+                    registry.view().blob(digest)?
+                } else {
+                    None
+                };
+                blob.ok_or(Error::BlobUnknown)?.size
+            }
+        };
+        let range = resolve(range, size)?;
+        match registry.inner.blobs.open_blob(digest, range.clone()).await {
+            Ok(bytes) => {
+                let body = registry.or_from_a_peer(digest, range.clone(), size, bytes);
+                return Ok(BlobBody {
+                    size,
+                    range,
+                    source: Source::Local,
+                    body,
+                });
+            }
+            Err(ReadError::Unknown) => {}
+            Err(ReadError::Io(error)) => {
+                tracing::warn!(%digest, %error, "a local copy cannot be read")
+            }
+        }
+        let (region, body) = registry
+            .from_a_peer(digest, range.clone(), size, budget)
+            .await?;
+        Ok(BlobBody {
+            size,
+            range,
+            source: Source::Peer(region),
+            body,
+        })
+    }
+
+    pub async fn delete_blob(&self, digest: &Digest, budget: Budget) -> Result<(), Error> {
+        if self
+            .registry
+            .linked_size(&self.name, digest)
+            .await?
+            .is_none()
+        {
+            return Err(Error::BlobUnknown);
+        }
+        let delete = pb::DeleteBlob {
+            repository: self.name.to_string(),
+            digest: digest.to_string(),
+            actor: self.principal.as_str().to_owned(),
+        };
+        self.registry
+            .decide(Body::DeleteBlob(delete), budget)
+            .await?;
+        Ok(self.registry.unlink(&self.name, digest)?)
+    }
+
+    /// True: linked here now. False: an ordinary upload is to follow (G8).
+    pub async fn mount_blob(
+        &self,
+        digest: &Digest,
+        from: Option<&Repository>,
+        _budget: Budget,
+    ) -> Result<bool, Error> {
+        let Some(from) = from else { return Ok(false) };
+        let registry = &self.registry;
+        if registry.linked_size(&from.name, digest).await?.is_none()
+            || registry.inner.blobs.stat(digest).await?.is_none()
+        {
+            return Ok(false);
+        }
+        registry.link(&self.name, digest).await?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_clamped_or_refused() {
+        let ok = |spec, size| resolve(Some(spec), size).unwrap();
+        assert_eq!(ok(RangeSpec::FromTo(0, 0), 10), 0..1);
+        assert_eq!(ok(RangeSpec::FromTo(5, 99), 10), 5..10);
+        assert_eq!(ok(RangeSpec::From(9), 10), 9..10);
+        assert_eq!(ok(RangeSpec::Last(3), 10), 7..10);
+        assert_eq!(ok(RangeSpec::Last(30), 10), 0..10);
+        assert_eq!(ok(RangeSpec::From(5), 0), 0..0);
+        for bad in [
+            RangeSpec::From(10),
+            RangeSpec::FromTo(5, 4),
+            RangeSpec::Last(0),
+            RangeSpec::FromTo(u64::MAX, u64::MAX),
+        ] {
+            assert!(resolve(Some(bad), 10).is_err(), "{bad:?}");
+        }
+    }
+}

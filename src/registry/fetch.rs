@@ -1,0 +1,366 @@
+//! A blob that is elsewhere: one fetch per digest however many readers wait, each following the
+//! growing file at its own pace, from any offset; the next holder at the same offset when one
+//! fails; the last 64 KiB held back until the digest is right (design 8.3).
+
+use super::{Error, Registry};
+use crate::blobs::{ByteStream, Growing, Progress};
+use crate::budget::Budget;
+use crate::oci::Digest;
+use crate::proto::peer::v1 as peer;
+use crate::proto::state::v1 as pb;
+use crate::proto::state::v1::command::Body;
+use crate::telemetry::FetchResult;
+use crate::topology::{NodeId, RegionName};
+use futures_util::{StreamExt, stream};
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Not handed out before the digest of the whole is known to be right.
+const HELD_BACK: u64 = 64 << 10;
+const PIECE: u64 = 256 << 10;
+const ASK: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[derive(Default)]
+pub(super) struct Fetches {
+    running: Mutex<HashMap<Digest, Arc<Fetch>>>,
+}
+
+/// One transfer under way.
+pub(super) struct Fetch {
+    growing: Growing,
+    source: watch::Receiver<Option<RegionName>>,
+    end: watch::Receiver<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Running,
+    Good,
+    Failed,
+}
+
+impl Registry {
+    fn count_fetch(&self, result: &str) {
+        self.inner
+            .metrics
+            .blob_fetches
+            .get_or_create(&FetchResult {
+                result: result.to_owned(),
+            })
+            .inc();
+    }
+
+    /// The fetch of this digest that runs, or a new one, in a task of the node.
+    async fn fetch(&self, digest: &Digest, size: u64) -> Result<Arc<Fetch>, Error> {
+        let find = || {
+            self.inner
+                .fetches
+                .running
+                .lock()
+                .expect("no panic while held")
+                .get(digest)
+                .cloned()
+        };
+        if let Some(fetch) = find() {
+            return Ok(fetch);
+        }
+        let upload = self
+            .inner
+            .blobs
+            .staging()
+            .create(digest.algorithm())
+            .await?;
+        let (source, source_seen) = watch::channel(None);
+        let (end, end_seen) = watch::channel(End::Running);
+        let fetch = Arc::new(Fetch {
+            growing: upload.follow(),
+            source: source_seen,
+            end: end_seen,
+        });
+        {
+            let mut running = self
+                .inner
+                .fetches
+                .running
+                .lock()
+                .expect("no panic while held");
+            if let Some(other) = running.get(digest) {
+                return Ok(other.clone());
+            }
+            running.insert(digest.clone(), fetch.clone());
+        }
+        let (registry, digest) = (self.clone(), digest.clone());
+        self.inner.tasks.spawn(async move {
+            let result = registry.transfer(upload, &digest, size, &source).await;
+            registry
+                .inner
+                .fetches
+                .running
+                .lock()
+                .expect("no panic while held")
+                .remove(&digest);
+            registry.count_fetch(match &result {
+                Ok(()) => "ok",
+                Err(Error::DigestMismatch(_)) => "bad_digest",
+                Err(_) => "failed",
+            });
+            if let Err(error) = &result {
+                tracing::info!(%digest, %error, "a fetch from other regions failed");
+            }
+            end.send_replace(if result.is_ok() {
+                End::Good
+            } else {
+                End::Failed
+            });
+            if result.is_ok() {
+                let cached = pb::Cached {
+                    digests: vec![digest.to_string()],
+                };
+                // A hint: who asks finds out anyway.
+                let _ = registry
+                    .inner
+                    .metadata
+                    .write(Body::Cached(cached), Budget::new(ASK * 5))
+                    .await;
+            }
+        });
+        Ok(fetch)
+    }
+
+    /// From one holder after the other, at the offset that was reached.
+    async fn transfer(
+        &self,
+        mut upload: crate::blobs::Upload,
+        digest: &Digest,
+        size: u64,
+        source: &watch::Sender<Option<RegionName>>,
+    ) -> Result<(), Error> {
+        for (turn, node) in self.holders(digest).await?.into_iter().enumerate() {
+            let offset = upload.flush().await?;
+            if offset == size && size > 0 {
+                break;
+            }
+            let Ok((_, response)) = self.inner.peers.read_blob(node, digest, offset).await else {
+                continue;
+            };
+            if turn > 0 && offset > 0 {
+                self.count_fetch("next_holder");
+            }
+            if let Some((region, _)) = self.inner.peers.address(node) {
+                source.send_replace(Some(region));
+            }
+            let mut bytes = response.bytes_stream();
+            while let Some(piece) = bytes.next().await {
+                match piece {
+                    Ok(piece) if upload.len() + piece.len() as u64 <= size => {
+                        upload.append(piece).await?;
+                        // Readers see it at once, not only when a batch is full.
+                        upload.flush().await?;
+                    }
+                    _ => break,
+                }
+            }
+            if upload.flush().await? == size {
+                break;
+            }
+        }
+        if upload.len() < size {
+            return Err(Error::Unavailable(format!(
+                "no reachable region has all of {digest}"
+            )));
+        }
+        self.keep(upload, digest).await.map(|_| ())
+    }
+
+    /// On record first, counted before hints, nearest first; then whoever says that it has it.
+    async fn holders(&self, digest: &Digest) -> Result<Vec<NodeId>, Error> {
+        let recorded = self
+            .view()
+            .blob(digest)?
+            .map(|blob| blob.holders)
+            .unwrap_or_default();
+        let by_distance = self.inner.peers.by_distance();
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for counted in [true, false] {
+            let of_kind = |node: &&NodeId| {
+                recorded
+                    .iter()
+                    .any(|h| h.node == **node && h.counted == counted)
+            };
+            nodes.extend(by_distance.iter().filter(of_kind));
+        }
+        let others = by_distance
+            .into_iter()
+            .filter(|node| !nodes.contains(node))
+            .map(|node| async move {
+                let request = peer::StatRequest {
+                    repository: String::new(),
+                    digest: digest.to_string(),
+                };
+                let stat = self.inner.peers.stat(node, request, ASK).await;
+                stat.is_ok_and(|stat| stat.has_file).then_some(node)
+            });
+        let others: Vec<_> = futures_util::future::join_all(others).await;
+        nodes.extend(others.into_iter().flatten());
+        Ok(nodes)
+    }
+
+    /// Waits for the first byte; held within the budget while no holder can be reached.
+    pub(super) async fn from_a_peer(
+        &self,
+        digest: &Digest,
+        range: Range<u64>,
+        size: u64,
+        budget: Budget,
+    ) -> Result<(RegionName, ByteStream), Error> {
+        let mut held = None;
+        loop {
+            let fetch = self.fetch(digest, size).await?;
+            let mut source = fetch.source.clone();
+            let mut end = fetch.end.clone();
+            let began = async {
+                tokio::select! {
+                    region = source.wait_for(Option::is_some) => region.ok().and_then(|region| region.clone()),
+                    _ = end.wait_for(|end| *end == End::Failed) => None,
+                }
+            };
+            if let Ok(Some(region)) = tokio::time::timeout_at(budget.deadline(), began).await {
+                return Ok((region, follow(fetch, range, size)));
+            }
+            if budget.is_spent() {
+                return Err(Error::Unavailable(format!(
+                    "the regions that hold {digest} cannot be reached; try again when `roadstead status` shows them up"
+                )));
+            }
+            held.get_or_insert_with(|| self.inner.metrics.hold());
+            tokio::time::sleep(PAUSE.min(budget.remaining())).await;
+        }
+    }
+
+    /// A local copy that proves bad on the way is taken over by another region's, at the same byte.
+    pub(super) fn or_from_a_peer(
+        &self,
+        digest: &Digest,
+        range: Range<u64>,
+        size: u64,
+        bytes: ByteStream,
+    ) -> ByteStream {
+        let (registry, digest) = (self.clone(), digest.clone());
+        Box::pin(stream::unfold(
+            (bytes, range.start, false),
+            move |(mut bytes, at, taken)| {
+                let (registry, digest, end) = (registry.clone(), digest.clone(), range.end);
+                async move {
+                    match bytes.next().await? {
+                        Ok(piece) => {
+                            let at = at + piece.len() as u64;
+                            Some((Ok(piece), (bytes, at, taken)))
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData && !taken => {
+                            registry.say_lost(&digest);
+                            match registry
+                                .from_a_peer(&digest, at..end, size, Budget::default())
+                                .await
+                            {
+                                Ok((_, mut rest)) => {
+                                    let piece = rest.next().await?;
+                                    let at =
+                                        at + piece.as_ref().map_or(0, |piece| piece.len() as u64);
+                                    Some((piece, (rest, at, true)))
+                                }
+                                Err(error) => {
+                                    Some((Err(io::Error::other(error)), (bytes, at, true)))
+                                }
+                            }
+                        }
+                        Err(error) => Some((Err(error), (bytes, at, true))),
+                    }
+                }
+            },
+        ))
+    }
+
+    fn say_lost(&self, digest: &Digest) {
+        let (metadata, digest) = (self.inner.metadata.clone(), digest.to_string());
+        self.inner.tasks.spawn(async move {
+            let lost = pb::Lost { digests: vec![digest] };
+            if let Err(error) = metadata.write(Body::Lost(lost), Budget::default()).await {
+                tracing::info!(%error, "a lost copy could not be reported yet; the next start does");
+            }
+        });
+    }
+
+    pub(super) async fn fetch_whole(&self, digest: &Digest, size: u64) -> Result<(), Error> {
+        let fetch = self.fetch(digest, size).await?;
+        let mut end = fetch.end.clone();
+        let ended = end
+            .wait_for(|end| *end != End::Running)
+            .await
+            .map(|end| *end);
+        match ended {
+            Ok(End::Good) => Ok(()),
+            _ => Err(Error::Unavailable(format!("{digest} could not be fetched"))),
+        }
+    }
+}
+
+/// `range` of a fetch, as it arrives.
+fn follow(fetch: Arc<Fetch>, range: Range<u64>, size: u64) -> ByteStream {
+    Box::pin(stream::unfold(range.start, move |at| {
+        let (fetch, end_of_range) = (fetch.clone(), range.end);
+        async move {
+            if at >= end_of_range {
+                return None;
+            }
+            match next_piece(&fetch, at, end_of_range, size).await {
+                Ok(piece) => {
+                    let next = at + piece.len() as u64;
+                    Some((Ok(piece), next))
+                }
+                Err(error) => Some((Err(error), end_of_range)),
+            }
+        }
+    }))
+}
+
+async fn next_piece(
+    fetch: &Fetch,
+    at: u64,
+    end_of_range: u64,
+    size: u64,
+) -> io::Result<bytes::Bytes> {
+    let (mut progress, mut end) = (fetch.growing.progress(), fetch.end.clone());
+    let cut = || io::Error::other("the transfer from another region failed");
+    loop {
+        let written = match *progress.borrow_and_update() {
+            Progress::Growing { len } | Progress::Done { len } => len,
+            Progress::Failed => return Err(cut()),
+        };
+        let is_good = match *end.borrow_and_update() {
+            End::Good => true,
+            End::Running => false,
+            End::Failed => return Err(cut()),
+        };
+        let readable = if is_good {
+            written
+        } else {
+            written.min(size.saturating_sub(HELD_BACK))
+        };
+        let upto = readable.min(end_of_range);
+        if at < upto {
+            let len = usize::try_from((upto - at).min(PIECE)).map_err(io::Error::other)?;
+            return fetch.growing.read_at(at, len).await;
+        }
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() {
+                end.wait_for(|end| *end != End::Running).await.map_err(|_| cut())?;
+            },
+            changed = end.changed() => if changed.is_err() { return Err(cut()) },
+        }
+    }
+}

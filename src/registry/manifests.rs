@@ -1,0 +1,279 @@
+//! Manifests, tags and referrers: read from local state and confirmed when missing; written
+//! through the log once the blobs that they name are in enough regions.
+
+use super::{Error, ManifestPut, Precondition, Principal, PutManifest, Read, Registry, Repository};
+use crate::budget::Budget;
+use crate::metadata::query::{Referrer, StoredManifest};
+use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName};
+use crate::proto::state::v1 as pb;
+use crate::proto::state::v1::command::Body;
+use crate::proto::state::v1::outcome::Result as Outcome;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+fn precondition(p: Precondition) -> Option<pb::Precondition> {
+    (!p.if_match.is_empty() || !p.if_none_match.is_empty()).then_some(pb::Precondition {
+        if_match: p.if_match,
+        if_none_match: p.if_none_match,
+    })
+}
+
+fn refused(refused: pb::Refused) -> Error {
+    match refused.reason() {
+        pb::Reason::PreconditionFailed => Error::PreconditionFailed,
+        pb::Reason::ManifestUnknown | pb::Reason::TagUnknown => Error::ManifestUnknown,
+        pb::Reason::RepositoryUnknown => Error::RepositoryUnknown,
+        pb::Reason::BlobInUse => Error::BlobInUse,
+        pb::Reason::RequestSettled => {
+            Error::Unavailable("this write was given up before; repeat it".to_owned())
+        }
+        pb::Reason::Invalid | pb::Reason::Unspecified => Error::ManifestInvalid(refused.message),
+    }
+}
+
+impl Registry {
+    pub(super) async fn decide(&self, body: Body, budget: Budget) -> Result<(), Error> {
+        match self.inner.metadata.write(body, budget).await?.result {
+            Some(Outcome::Done(_)) => Ok(()),
+            Some(Outcome::Refused(no)) => Err(refused(no)),
+            _ => Err(Error::Unavailable(
+                "outcome unknown: the write may still take effect".to_owned(),
+            )),
+        }
+    }
+
+    /// Every blob must be readable in the repository: naming a digest gives no right to it.
+    async fn check_links(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+    ) -> Result<(), Error> {
+        let mut unknown = Vec::new();
+        for blob in &manifest.blobs {
+            let known = self.linked_size(repository, &blob.digest).await?;
+            match known {
+                None => unknown.push(blob.digest.clone()),
+                Some(size) if size != blob.size => {
+                    return Err(Error::ManifestInvalid(format!(
+                        "{} has {size} bytes, the manifest says {}",
+                        blob.digest, blob.size
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::ReferencesUnknown(unknown))
+        }
+    }
+
+    async fn push(
+        &self,
+        name: RepositoryName,
+        principal: Principal,
+        put: PutManifest,
+        budget: Budget,
+    ) -> Result<ManifestPut, Error> {
+        let manifest = Manifest::parse(put.content_type.as_deref(), &put.bytes)
+            .map_err(|error| Error::ManifestInvalid(error.to_string()))?;
+        let (digest, mut tags) = match &put.reference {
+            Reference::Digest(given) => {
+                let actual = Digest::of(given.algorithm(), &put.bytes);
+                if actual != *given {
+                    return Err(Error::DigestMismatch(format!(
+                        "the manifest has digest {actual}, not {given}"
+                    )));
+                }
+                (actual, Vec::new())
+            }
+            Reference::Tag(tag) => (Digest::of(Algorithm::Sha256, &put.bytes), vec![tag.clone()]),
+        };
+        tags.extend(put.tags.iter().cloned());
+        self.check_links(&name, &manifest).await?;
+        let annotations_json = match manifest.annotations.is_empty() {
+            true => String::new(),
+            false => serde_json::to_string(&manifest.annotations).map_err(Error::internal)?,
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let subject = manifest
+            .subject
+            .as_ref()
+            .map(|subject| subject.digest.clone());
+        let mut command = pb::PutManifest {
+            repository: name.to_string(),
+            digest: digest.to_string(),
+            media_type: manifest.media_type.clone(),
+            bytes: put.bytes,
+            tags: tags.iter().map(ToString::to_string).collect(),
+            blobs: manifest
+                .blobs
+                .iter()
+                .map(|b| pb::BlobRef {
+                    digest: b.digest.to_string(),
+                    size: b.size,
+                })
+                .collect(),
+            children: manifest
+                .children
+                .iter()
+                .map(|child| child.digest.to_string())
+                .collect(),
+            subject: subject
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            artifact_type: manifest.artifact_type.clone().unwrap_or_default(),
+            annotations_json,
+            receipts: Vec::new(),
+            precondition: precondition(put.precondition),
+            actor: principal.as_str().to_owned(),
+            pushed_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        };
+        loop {
+            command.receipts = self
+                .gather(&name, &manifest.blobs, budget)
+                .await?
+                .into_receipts();
+            let outcome = self
+                .inner
+                .metadata
+                .write(Body::PutManifest(command.clone()), budget)
+                .await?;
+            match outcome.result {
+                Some(Outcome::Done(_)) => {
+                    return Ok(ManifestPut {
+                        digest,
+                        subject,
+                        tags,
+                        warnings: Vec::new(),
+                    });
+                }
+                Some(Outcome::Refused(no)) => return Err(refused(no)),
+                Some(Outcome::NeedReceipts(_)) if !budget.is_spent() => {
+                    tracing::info!(%digest, "receipts ran out before they were counted; they are renewed");
+                }
+                _ => {
+                    return Err(Error::Unavailable(
+                        "outcome unknown: the push may still take effect".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl Repository {
+    /// A hit is never refused; a miss is one only when the leader confirms it.
+    pub async fn manifest(
+        &self,
+        reference: &Reference,
+        budget: Budget,
+    ) -> Result<Read<StoredManifest>, Error> {
+        let look = |view: &crate::metadata::View| match reference {
+            Reference::Tag(tag) => view.manifest_by_tag(&self.name, tag),
+            Reference::Digest(digest) => view.manifest(&self.name, digest),
+        };
+        let metadata = &self.registry.inner.metadata;
+        let read = metadata.read(look).await?;
+        if let Some(value) = read.value {
+            return Ok(Read {
+                value,
+                staleness: read.staleness,
+                applied_index: read.applied_index,
+            });
+        }
+        match metadata.confirm(budget, look).await? {
+            Some(value) => Ok(Read {
+                value,
+                staleness: None,
+                applied_index: read.applied_index,
+            }),
+            None => Err(Error::ManifestUnknown),
+        }
+    }
+
+    pub async fn put_manifest(
+        &self,
+        put: PutManifest,
+        budget: Budget,
+    ) -> Result<ManifestPut, Error> {
+        let registry = self.registry.clone();
+        let (name, principal) = (self.name.clone(), self.principal.clone());
+        let push = async move { registry.push(name, principal, put, budget).await };
+        self.registry.owned(push).await
+    }
+
+    /// By tag only the tag goes; by digest the manifest, and all tags to it.
+    pub async fn delete_manifest(
+        &self,
+        reference: &Reference,
+        condition: Precondition,
+        budget: Budget,
+    ) -> Result<(), Error> {
+        let (repository, actor) = (self.name.to_string(), self.principal.as_str().to_owned());
+        let precondition = precondition(condition);
+        let body = match reference {
+            Reference::Tag(tag) => Body::DeleteTag(pb::DeleteTag {
+                repository,
+                tag: tag.to_string(),
+                precondition,
+                actor,
+            }),
+            Reference::Digest(digest) => Body::DeleteManifest(pb::DeleteManifest {
+                repository,
+                digest: digest.to_string(),
+                precondition,
+                actor,
+            }),
+        };
+        self.registry.decide(body, budget).await
+    }
+
+    /// At most `limit` after `after`, and whether more remain.
+    pub async fn tags(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        budget: Budget,
+    ) -> Result<Read<(Vec<String>, bool)>, Error> {
+        let metadata = &self.registry.inner.metadata;
+        let known = metadata
+            .read(|view| view.has_repository(&self.name))
+            .await?
+            .value;
+        if !known
+            && !metadata
+                .confirm(budget, |view| view.has_repository(&self.name))
+                .await?
+        {
+            return Err(Error::RepositoryUnknown);
+        }
+        let page =
+            |view: &crate::metadata::View| view.tags(&self.name, after, limit.saturating_add(1));
+        let read = metadata.read(page).await?;
+        let mut tags = read.value;
+        let more = tags.len() > limit && limit > 0;
+        tags.truncate(limit);
+        Ok(Read {
+            value: (tags, more),
+            staleness: read.staleness,
+            applied_index: read.applied_index,
+        })
+    }
+
+    pub async fn referrers(
+        &self,
+        subject: &Digest,
+        _budget: Budget,
+    ) -> Result<Read<Vec<Referrer>>, Error> {
+        Ok(self
+            .registry
+            .inner
+            .metadata
+            .read(|view| view.referrers(&self.name, subject))
+            .await?)
+    }
+}

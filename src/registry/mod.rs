@@ -1,0 +1,270 @@
+//! What a registry does: manifests, blobs and uploads of repositories, on this node's disk, its
+//! peers and the replicated state. Knows no HTTP and no gRPC.
+//!
+//! What must stay true: a blob is served only through a repository that it is linked to; a push is
+//! acknowledged only with receipts from enough regions (D3); a peer is answered from local bytes
+//! only (F5); what a client started and may not be left half done runs in a task of the node.
+
+mod blobs;
+mod copies;
+mod error;
+mod fetch;
+mod inventory;
+mod links;
+mod manifests;
+mod receipts;
+mod uploads;
+
+pub use crate::metadata::Read;
+pub use error::Error;
+
+use crate::blobs::BlobStore;
+pub use crate::blobs::ByteStream;
+use crate::metadata::Metadata;
+use crate::metadata::View;
+use crate::oci::Digest;
+use crate::oci::Reference;
+use crate::oci::RepositoryName;
+use crate::oci::Tag;
+use crate::peers::Peers;
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+use crate::topology::RegionName;
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    metadata: Metadata,
+    blobs: BlobStore,
+    peers: Peers,
+    metrics: Metrics,
+    tasks: Tasks,
+    fetches: fetch::Fetches,
+    uploads: uploads::Uploads,
+    receiving: copies::Receiving,
+}
+
+pub struct Parts {
+    pub metadata: Metadata,
+    pub blobs: BlobStore,
+    pub peers: Peers,
+    pub metrics: Metrics,
+    pub tasks: Tasks,
+}
+
+/// Who asks. Anonymous until accounts exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    Anonymous,
+}
+
+impl Principal {
+    /// As it stands in records, and in what binds an upload to who began it.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Principal::Anonymous => "anonymous",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Pull,
+    Push,
+    Delete,
+}
+
+/// The only way to a repository: a handler cannot get one without `authorize`.
+#[derive(Clone)]
+pub struct Repository {
+    registry: Registry,
+    name: RepositoryName,
+    principal: Principal,
+}
+
+/// As the client sent it, before the size is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RangeSpec {
+    FromTo(u64, u64),
+    From(u64),
+    Last(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Local,
+    Peer(RegionName),
+}
+
+pub struct BlobBody {
+    pub size: u64,
+    /// What `body` carries; the whole blob when no range was asked for.
+    pub range: Range<u64>,
+    pub source: Source,
+    pub body: ByteStream,
+}
+
+#[derive(Clone, Debug)]
+pub struct BlobStat {
+    pub size: u64,
+    pub source: Source,
+}
+
+/// RFC 9110 section 13.1: digests, or `*`.
+#[derive(Clone, Debug, Default)]
+pub struct Precondition {
+    pub if_match: Vec<String>,
+    pub if_none_match: Vec<String>,
+}
+
+pub struct PutManifest {
+    pub reference: Reference,
+    /// Further tags that the manifest gets, all or nothing.
+    pub tags: Vec<Tag>,
+    pub content_type: Option<String>,
+    pub bytes: Bytes,
+    pub precondition: Precondition,
+}
+
+#[derive(Debug)]
+pub struct ManifestPut {
+    pub digest: Digest,
+    pub subject: Option<Digest>,
+    pub tags: Vec<Tag>,
+    pub warnings: Vec<String>,
+}
+
+/// Names its node and is signed (design 7.1); what a client sees in Location.
+pub type UploadId = String;
+
+impl Registry {
+    /// Starts its loops, so it must be called within a runtime: sessions and links that ran out are
+    /// swept, and files are compared with the record once this start is announced.
+    pub fn new(parts: Parts) -> Registry {
+        let Parts {
+            metadata,
+            blobs,
+            peers,
+            metrics,
+            tasks,
+        } = parts;
+        let inner = Inner {
+            uploads: uploads::Uploads::new(metadata.identity().node()),
+            metadata,
+            blobs,
+            peers,
+            metrics,
+            tasks,
+            fetches: fetch::Fetches::default(),
+            receiving: copies::Receiving::default(),
+        };
+        let registry = Registry {
+            inner: Arc::new(inner),
+        };
+        registry.until_stopped(registry.clone().sweep());
+        registry.until_stopped(registry.clone().keep_inventory());
+        registry
+    }
+
+    /// Runs a loop of this node; it ends wherever it is when the node stops.
+    fn until_stopped(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.inner.tasks.stop_token();
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// Runs `work` to its end, also when the caller goes away.
+    async fn owned<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = self.inner.tasks.spawn(work).await;
+        done.unwrap_or_else(|error| Err(Error::internal(error)))
+    }
+
+    /// Allows all until accounts exist.
+    pub fn authorize(
+        &self,
+        principal: &Principal,
+        _action: Action,
+        repository: &RepositoryName,
+    ) -> Result<Repository, Error> {
+        Ok(Repository {
+            registry: self.clone(),
+            name: repository.clone(),
+            principal: principal.clone(),
+        })
+    }
+
+    /// For the catalog: names after `after` that the principal may pull.
+    pub async fn repositories(
+        &self,
+        _principal: &Principal,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Read<Vec<String>>, Error> {
+        Ok(self
+            .inner
+            .metadata
+            .read(|view| view.repositories(after, limit))
+            .await?)
+    }
+
+    pub fn region(&self) -> &RegionName {
+        self.inner.metadata.identity().region()
+    }
+
+    /// Total and free bytes of the volume with the blobs; zeros when it cannot say.
+    pub fn disk(&self) -> (u64, u64) {
+        self.inner.blobs.disk().unwrap_or_else(|error| {
+            tracing::warn!(%error, "ask for the free space of the blob volume");
+            (0, 0)
+        })
+    }
+
+    /// `<lineage>:<applied index>`
+    pub fn index_token(&self) -> String {
+        let cluster = self.inner.metadata.identity().cluster();
+        let lineage = cluster.map(|cluster| cluster.lineage).unwrap_or_default();
+        format!("{lineage}:{}", *self.inner.metadata.applied().borrow())
+    }
+
+    /// By what this node knows without asking: it has some state to serve.
+    pub fn takes_pulls(&self) -> bool {
+        *self.inner.metadata.applied().borrow() > 0
+    }
+
+    /// By what this node knows without asking: a quorum answers, and this node counts.
+    pub fn takes_pushes(&self) -> bool {
+        let metadata = &self.inner.metadata;
+        let is_announced = *metadata.boot_applied().borrow();
+        is_announced && metadata.status().writable && !self.is_draining()
+    }
+
+    /// Its copies do not count any more.
+    fn is_draining(&self) -> bool {
+        let own = self.view().node(self.inner.metadata.identity().node());
+        matches!(own, Ok(Some(own)) if own.draining)
+    }
+
+    fn view(&self) -> View {
+        self.inner.metadata.view()
+    }
+}
+
+impl Repository {
+    pub fn name(&self) -> &RepositoryName {
+        &self.name
+    }
+}

@@ -1,0 +1,210 @@
+//! "I have this blob, synced, and keep it until then": given for what is here, and gathered from
+//! enough regions before a manifest that names it is proposed (D2, D3, A5).
+
+use super::{Error, Registry};
+use crate::budget::Budget;
+use crate::oci::{Descriptor, Digest, RepositoryName};
+use crate::proto::peer::v1 as peer;
+use crate::proto::state::v1::Receipt;
+use crate::topology::{NodeId, RegionName};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+const ASK: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Receipts for the blobs of one push, and the regions that they come from.
+#[derive(Default)]
+pub(super) struct Gathered {
+    by_blob: BTreeMap<Digest, BTreeMap<NodeId, Receipt>>,
+}
+
+impl Gathered {
+    fn add(&mut self, receipt: Receipt) {
+        if let Ok(digest) = receipt.digest.parse() {
+            self.by_blob
+                .entry(digest)
+                .or_default()
+                .insert(NodeId(receipt.node), receipt);
+        }
+    }
+
+    pub fn into_receipts(self) -> Vec<Receipt> {
+        self.by_blob
+            .into_values()
+            .flat_map(BTreeMap::into_values)
+            .collect()
+    }
+
+    fn regions<'a>(
+        &self,
+        digest: &Digest,
+        region_of: &'a BTreeMap<NodeId, RegionName>,
+    ) -> BTreeSet<&'a RegionName> {
+        let nodes = self
+            .by_blob
+            .get(digest)
+            .into_iter()
+            .flat_map(BTreeMap::keys);
+        nodes.filter_map(|node| region_of.get(node)).collect()
+    }
+}
+
+impl Registry {
+    /// This node's own receipt; None when it does not have the blob, or may not vouch yet.
+    pub(super) async fn own_receipt(&self, digest: &Digest) -> io::Result<Option<Receipt>> {
+        if !*self.inner.metadata.boot_applied().borrow() {
+            return Ok(None);
+        }
+        let _unchanged = self.inner.blobs.lock(digest).await;
+        let Some(size) = self.inner.blobs.stat(digest).await? else {
+            return Ok(None);
+        };
+        let identity = self.inner.metadata.identity();
+        let Some(cluster) = identity.cluster() else {
+            return Ok(None);
+        };
+        let pins = self.inner.blobs.pins();
+        let expires_at_ms = self.view().log_time_ms()? + pins.ttl_ms();
+        pins.pin(digest, expires_at_ms);
+        Ok(Some(Receipt {
+            digest: digest.to_string(),
+            size,
+            node: identity.node().0,
+            boot: identity.boot(),
+            expires_at_ms,
+            lineage: cluster.lineage,
+        }))
+    }
+
+    /// Receipts for those that are here; the others are left out.
+    pub async fn receipts_for(&self, digests: &[Digest]) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        for digest in digests {
+            match self.own_receipt(digest).await {
+                Ok(receipt) => receipts.extend(receipt),
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "look for a blob that a receipt is asked for")
+                }
+            }
+        }
+        receipts
+    }
+
+    /// Until every blob has receipts from `ack` regions: own ones, those of whoever has it already,
+    /// and of regions that it is copied to now. Held within the budget, then 503.
+    pub(super) async fn gather(
+        &self,
+        repository: &RepositoryName,
+        blobs: &[Descriptor],
+        budget: Budget,
+    ) -> Result<Gathered, Error> {
+        let mut gathered = Gathered::default();
+        let mut held = None;
+        loop {
+            let view = self.view();
+            let needed = view.ack_needed()?;
+            let me = self.inner.metadata.identity().node();
+            let nodes = view.nodes()?;
+            let counts = nodes
+                .iter()
+                .filter(|node| node.role.keeps_blobs() && !node.draining);
+            let regions: BTreeMap<NodeId, RegionName> =
+                counts.map(|node| (node.id, node.region.clone())).collect();
+            for blob in blobs {
+                if !gathered
+                    .by_blob
+                    .get(&blob.digest)
+                    .is_some_and(|nodes| nodes.contains_key(&me))
+                    && let Some(receipt) = self.own_receipt(&blob.digest).await?
+                {
+                    gathered.add(receipt);
+                }
+            }
+            let short = |gathered: &Gathered| -> Vec<Descriptor> {
+                let is_short =
+                    |blob: &&Descriptor| gathered.regions(&blob.digest, &regions).len() < needed;
+                blobs.iter().filter(is_short).cloned().collect()
+            };
+            let missing = short(&gathered);
+            if missing.is_empty() {
+                return Ok(gathered);
+            }
+            self.ask_peers(&missing, &regions, &mut gathered).await;
+            for blob in short(&gathered) {
+                let have = gathered.regions(&blob.digest, &regions);
+                let targets = self.targets(&have, &regions);
+                for to in targets.into_iter().take(needed.saturating_sub(have.len())) {
+                    if let Some(receipt) = self.copy_to(to, repository, &blob.digest, budget).await
+                    {
+                        gathered.add(receipt);
+                    }
+                }
+            }
+            let missing = short(&gathered);
+            if missing.is_empty() {
+                return Ok(gathered);
+            }
+            if budget.is_spent() {
+                return Err(Error::Unavailable(format!(
+                    "{} of {} blobs are in fewer than {needed} regions, and no further region could be reached; \
+                     push again when `roadstead status` shows more regions up",
+                    missing.len(),
+                    blobs.len()
+                )));
+            }
+            held.get_or_insert_with(|| self.inner.metrics.hold());
+            tokio::time::sleep(PAUSE.min(budget.remaining())).await;
+        }
+    }
+
+    /// One call a peer for all blobs.
+    async fn ask_peers(
+        &self,
+        blobs: &[Descriptor],
+        regions: &BTreeMap<NodeId, RegionName>,
+        gathered: &mut Gathered,
+    ) {
+        let digests: Vec<String> = blobs.iter().map(|blob| blob.digest.to_string()).collect();
+        let peers = self.inner.peers.by_distance();
+        let asked = peers
+            .into_iter()
+            .filter(|node| regions.contains_key(node) && self.inner.peers.is_reachable(*node));
+        let answers = asked.map(|node| {
+            let request = peer::ReceiptsRequest {
+                digests: digests.clone(),
+            };
+            async move { self.inner.peers.receipts(node, request, ASK).await }
+        });
+        for answer in futures_util::future::join_all(answers)
+            .await
+            .into_iter()
+            .flatten()
+        {
+            answer
+                .receipts
+                .into_iter()
+                .for_each(|receipt| gathered.add(receipt));
+        }
+    }
+
+    /// Nodes of further regions that answer, nearest first.
+    fn targets(
+        &self,
+        have: &BTreeSet<&RegionName>,
+        regions: &BTreeMap<NodeId, RegionName>,
+    ) -> Vec<NodeId> {
+        let mut seen: BTreeSet<&RegionName> = have.clone();
+        let mut targets = Vec::new();
+        for node in self.inner.peers.by_distance() {
+            if let Some(region) = regions.get(&node)
+                && self.inner.peers.is_reachable(node)
+                && seen.insert(region)
+            {
+                targets.push(node);
+            }
+        }
+        targets
+    }
+}

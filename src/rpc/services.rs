@@ -1,0 +1,251 @@
+//! The gRPC services: each method hands its message to the part that answers it.
+
+use super::Caller;
+use crate::metadata::Metadata;
+use crate::oci::Digest;
+use crate::oci::RepositoryName;
+use crate::peers::Identity;
+use crate::peers::Peers;
+use crate::proto::peer::v1 as pb;
+use crate::proto::peer::v1::blobs_server::Blobs;
+use crate::proto::peer::v1::cluster_server::Cluster;
+use crate::proto::peer::v1::metadata_server::Metadata as MetadataRpc;
+use crate::proto::peer::v1::raft_server::Raft;
+use crate::registry::Registry;
+use crate::topology::NodeId;
+use std::time::Duration;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Receipts are asked for in one call for all blobs of a manifest: at most its descriptors.
+const MOST_DIGESTS: usize = 8192;
+/// A join that is passed on to the leader.
+const JOIN: Duration = Duration::from_secs(55);
+
+fn caller<T>(request: &Request<T>) -> Result<NodeId, Status> {
+    let caller = request.extensions().get::<Caller>();
+    caller
+        .map(|caller| caller.0)
+        .ok_or_else(|| Status::failed_precondition("a call without a caller"))
+}
+
+pub struct RaftService {
+    pub metadata: Metadata,
+}
+
+#[tonic::async_trait]
+impl Raft for RaftService {
+    async fn append(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
+        self.metadata
+            .serve_append(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        self.metadata
+            .serve_vote(request.into_inner(), false)
+            .await
+            .map(Response::new)
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        self.metadata
+            .serve_vote(request.into_inner(), true)
+            .await
+            .map(Response::new)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotPiece>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        self.metadata
+            .serve_snapshot(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        self.metadata
+            .serve_transfer_leader(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+}
+
+pub struct MetadataService {
+    pub metadata: Metadata,
+    pub registry: Option<Registry>,
+}
+
+#[tonic::async_trait]
+impl MetadataRpc for MetadataService {
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        let from = caller(&request)?;
+        Ok(Response::new(
+            self.metadata
+                .serve_propose(from, request.into_inner())
+                .await,
+        ))
+    }
+
+    async fn commit_index(
+        &self,
+        request: Request<pb::CommitIndexRequest>,
+    ) -> Result<Response<pb::CommitIndexResponse>, Status> {
+        let from = caller(&request)?;
+        Ok(Response::new(
+            self.metadata
+                .serve_commit_index(from, request.into_inner())
+                .await,
+        ))
+    }
+
+    async fn applied(
+        &self,
+        request: Request<pb::AppliedRequest>,
+    ) -> Result<Response<pb::AppliedResponse>, Status> {
+        Ok(Response::new(
+            self.metadata.serve_applied(request.into_inner()).await,
+        ))
+    }
+
+    async fn node_status(
+        &self,
+        _request: Request<pb::NodeStatusRequest>,
+    ) -> Result<Response<pb::NodeStatusResponse>, Status> {
+        let (index, hash) = self
+            .metadata
+            .view()
+            .state_hash()
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let (disk_total, disk_free) = self.registry.as_ref().map_or((0, 0), Registry::disk);
+        Ok(Response::new(pb::NodeStatusResponse {
+            applied: index,
+            state_hash_index: index,
+            state_hash: bytes::Bytes::copy_from_slice(&hash),
+            disk_total,
+            disk_free,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+}
+
+pub struct ClusterService {
+    pub identity: Identity,
+    pub metadata: Metadata,
+    pub peers: Peers,
+    pub raft_profile: String,
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn hello(
+        &self,
+        _request: Request<pb::HelloRequest>,
+    ) -> Result<Response<pb::HelloResponse>, Status> {
+        let cluster = self.identity.cluster();
+        let (cluster_id, lineage) =
+            cluster.map_or_else(Default::default, |c| (c.cluster_id, c.lineage));
+        Ok(Response::new(pb::HelloResponse {
+            cluster_id,
+            lineage,
+            raft_profile: self.raft_profile.clone(),
+            node: self.identity.node().0,
+        }))
+    }
+
+    /// Answered by the leader; any other node passes it on, once.
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
+        use pb::join_response::Result as Answer;
+        let passed_on = caller(&request)?;
+        let join = request.into_inner();
+        if join.raft_profile != self.raft_profile {
+            let why = format!(
+                "the cluster runs raft profile {:?}, the joining node {:?}: set [raft] profile alike",
+                self.raft_profile, join.raft_profile
+            );
+            return Ok(Response::new(pb::JoinResponse {
+                result: Some(Answer::Refused(why)),
+            }));
+        }
+        let response = self.metadata.serve_join(join.clone()).await;
+        let leader = match &response.result {
+            Some(Answer::NotLeader(not)) if passed_on.0 == join.node => NodeId(not.leader),
+            _ => return Ok(Response::new(response)),
+        };
+        let Some((_, address)) = self.peers.address(leader) else {
+            return Ok(Response::new(response));
+        };
+        match self.peers.join(&address, join, JOIN).await {
+            Ok(response) => Ok(Response::new(response)),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+}
+
+pub struct BlobsService {
+    pub registry: Registry,
+}
+
+#[tonic::async_trait]
+impl Blobs for BlobsService {
+    async fn receipts(
+        &self,
+        request: Request<pb::ReceiptsRequest>,
+    ) -> Result<Response<pb::ReceiptsResponse>, Status> {
+        let digests = request.into_inner().digests;
+        if digests.len() > MOST_DIGESTS {
+            return Err(Status::invalid_argument(format!(
+                "at most {MOST_DIGESTS} digests at once"
+            )));
+        }
+        let digests = digests
+            .iter()
+            .map(|text| digest(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let receipts = self.registry.receipts_for(&digests).await;
+        Ok(Response::new(pb::ReceiptsResponse { receipts }))
+    }
+
+    async fn stat(
+        &self,
+        request: Request<pb::StatRequest>,
+    ) -> Result<Response<pb::StatResponse>, Status> {
+        let request = request.into_inner();
+        let repository = match request.repository.as_str() {
+            "" => None,
+            name => Some(
+                name.parse::<RepositoryName>()
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?,
+            ),
+        };
+        let digest = digest(&request.digest)?;
+        Ok(Response::new(
+            self.registry.local_stat(repository.as_ref(), &digest).await,
+        ))
+    }
+}
+
+fn digest(text: &str) -> Result<Digest, Status> {
+    text.parse()
+        .map_err(|error: crate::oci::DigestInvalid| Status::invalid_argument(error.to_string()))
+}
