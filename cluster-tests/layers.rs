@@ -4,6 +4,8 @@
 //! Each row of the table names a top-level module and the modules it may use; a module may always
 //! use itself. Change the table only together with docs/architecture.md.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

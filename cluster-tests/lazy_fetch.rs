@@ -221,14 +221,7 @@ async fn ranges_of_a_blob_that_is_elsewhere_are_exact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_no_reachable_region_has_are_503_and_not_404() {
-    let mut cluster = Cluster::start_with(
-        3,
-        &[
-            ("ROADSTEAD_TEST__REPAIR", "off"),
-            ("ROADSTEAD_TEST__WRITE_HOLD", "2"),
-        ],
-    )
-    .await;
+    let mut cluster = quiet_cluster().await;
     let image = Image::new("unreachable", vec![random_bytes(6, MIB)]);
     let (a, b, without) = held_by_two(&cluster, &image).await;
     cluster.kill(a);

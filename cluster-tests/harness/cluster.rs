@@ -260,7 +260,9 @@ impl Cluster {
                     && voters == n
                     && me["lag"] == 0
                     && me["state"] == "up";
-                ready.then_some(())
+                // Its own start must be announced too, before it takes pushes.
+                let health = self.client(i).get("/healthz?for=pushes").await.ok()?;
+                (ready && health.status() == 200).then_some(())
             })
             .await;
         }

@@ -92,7 +92,7 @@ pub fn large() -> &'static Path {
 /// `skopeo copy` of an image directory to a registry.
 pub fn skopeo_push(image: &Path, registry: &str, name: &str) -> Output {
     run(Command::new("skopeo")
-        .args(["copy", "--dest-tls-verify=false"])
+        .args(["copy", "--preserve-digests", "--dest-tls-verify=false"])
         .arg(format!("dir:{}", image.display()))
         .arg(format!("docker://{registry}/{name}")))
 }

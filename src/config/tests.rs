@@ -1,3 +1,5 @@
+//! Mistakes in a configuration are found all at once, each with its line and the nearest key.
+
 use super::*;
 
 fn file(content: &str) -> (Draft, Vec<String>) {

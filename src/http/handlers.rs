@@ -29,7 +29,7 @@ pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: Bo
     };
     let of = |name: &RepositoryName| registry.authorize(&Principal::Anonymous, action, name);
     match &route {
-        Route::Health => Ok(health(registry, &request)),
+        Route::Health => Ok(health(registry, request)),
         Route::Version => Ok(json_answer(&json!({}))),
         Route::VersionOptions => Ok(with(
             empty(StatusCode::OK),

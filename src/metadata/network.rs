@@ -3,6 +3,11 @@
 //! openraft gives an append the heartbeat interval as its deadline. On a wide link a batch of 2 MiB
 //! never fits into it, and the log would stop for good (A13): appends have their own, which grows
 //! with what is sent.
+//!
+//! What must stay true: an append that was not answered is repeated only after the node has answered
+//! something since. An append renews the trust of its receiver in this leader; a leader that can send
+//! but not hear would keep it for ever, with no quorum. Openraft lets such a leader's heartbeats pause
+//! (`quorum_loss_probe_interval`), so its appends have to pause with them.
 
 use super::raft_types::{
     LogId, TypeConfig, Vote, applied_to_pb, entry_to_pb, log_id_from_pb, log_id_to_pb,
@@ -22,10 +27,12 @@ use openraft::raft::{
 };
 use openraft::{AnyError, OptionalSend, RaftNetworkFactory};
 use prost::Message;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 
 type SnapshotOf = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 type TransferResponse = openraft::raft::TransferLeaderResponse<TypeConfig>;
@@ -42,20 +49,47 @@ const INSTALL: Duration = Duration::from_secs(3600);
 
 pub struct Network {
     peers: Peers,
+    lines: BTreeMap<NodeId, Line>,
+}
+
+/// Set while an append to a node is unanswered and nothing else was answered since.
+#[derive(Clone)]
+struct Line(Arc<watch::Sender<bool>>);
+
+impl Line {
+    fn new() -> Line {
+        Line(Arc::new(watch::Sender::new(false)))
+    }
+
+    fn set(&self, is_in_doubt: bool) {
+        self.0
+            .send_if_modified(|now| std::mem::replace(now, is_in_doubt) != is_in_doubt);
+    }
+
+    async fn out_of_doubt(&self, within: Duration) -> bool {
+        let mut changes = self.0.subscribe();
+        let cleared = changes.wait_for(|is_in_doubt| !is_in_doubt);
+        tokio::time::timeout(within, cleared).await.is_ok()
+    }
 }
 
 impl Network {
     pub fn new(peers: Peers) -> Network {
-        Network { peers }
+        Network {
+            peers,
+            lines: BTreeMap::new(),
+        }
     }
 
-    fn link(&self, target: u64, node: &Node, channel: Channel) -> Link {
+    fn link(&mut self, target: u64, node: &Node, channel: Channel) -> Link {
         let target = NodeId(target);
         self.peers.learn(target, &node.region, &node.peer);
+        let line = self.lines.entry(target).or_insert_with(Line::new).clone();
         Link {
             peers: self.peers.clone(),
             target,
             channel,
+            line,
         }
     }
 }
@@ -65,6 +99,7 @@ pub struct Link {
     peers: Peers,
     target: NodeId,
     channel: Channel,
+    line: Line,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -94,7 +129,7 @@ fn rpc_error(error: PeerError) -> RPCError<TypeConfig> {
     }
 }
 
-fn malformed(what: &str) -> RPCError<TypeConfig> {
+fn broken(what: &str) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::new(&AnyError::error(what)))
 }
 
@@ -121,7 +156,7 @@ impl Link {
             .vote
             .as_ref()
             .map(vote_from_pb)
-            .ok_or_else(|| malformed("a vote answer without a vote"))?;
+            .ok_or_else(|| broken("a vote answer without a vote"))?;
         let last_log = response.last_log.as_ref().map(log_id_from_pb);
         Ok(VoteResponse::new(vote, last_log, response.granted))
     }
@@ -139,25 +174,34 @@ impl RaftNetworkV2<TypeConfig> for Link {
             .entries
             .last()
             .map(openraft::entry::RaftEntry::log_id);
+        let is_heartbeat = self.channel == Channel::Votes;
+        if !is_heartbeat && !self.line.out_of_doubt(APPEND).await {
+            return Err(broken(
+                "an append is unanswered, and no heartbeat was answered since",
+            ));
+        }
         let message = pb::AppendRequest {
             vote: Some(vote_to_pb(&request.vote)),
             previous: request.prev_log_id.as_ref().map(log_id_to_pb),
             entries: request.entries.iter().map(entry_to_pb).collect(),
             committed: request.leader_commit.as_ref().map(log_id_to_pb),
         };
-        let within = match self.channel {
-            Channel::Votes => option.hard_ttl(),
-            _ => {
-                let seconds = message.encoded_len() / SLOWEST_BYTES_PER_SECOND;
-                APPEND + Duration::from_secs(seconds as u64)
-            }
+        let within = if is_heartbeat {
+            option.hard_ttl()
+        } else {
+            let seconds = message.encoded_len() / SLOWEST_BYTES_PER_SECOND;
+            APPEND + Duration::from_secs(seconds as u64)
         };
         let response = self
             .peers
             .append(self.target, self.channel, message, within)
-            .await
-            .map_err(rpc_error)?;
-        append_response(response, last)
+            .await;
+        match &response {
+            Ok(_) => self.line.set(false),
+            Err(PeerError::Unclear(..)) if !is_heartbeat => self.line.set(true),
+            Err(_) => {}
+        }
+        append_response(response.map_err(rpc_error)?, last)
     }
 
     async fn vote(
@@ -248,7 +292,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
                     actual: actual.matching.as_ref().map(log_id_from_pb),
                 }))
             }
-            None => Err(malformed("an empty answer to a leadership transfer")),
+            None => Err(broken("an empty answer to a leadership transfer")),
         }
     }
 }
@@ -271,7 +315,7 @@ fn append_response(
         Some(Answer::HigherVote(vote)) => {
             Ok(AppendEntriesResponse::HigherVote(vote_from_pb(&vote)))
         }
-        None => Err(malformed("an empty answer to an append")),
+        None => Err(broken("an empty answer to an append")),
     }
 }
 

@@ -88,7 +88,7 @@ impl Metadata {
             let Ok(needed) = self.view().ack_needed() else {
                 return false;
             };
-            if self.is_logged(index, needed as usize) {
+            if self.is_logged(index, needed) {
                 return true;
             }
             if self.leading().is_none() || updates.changed().await.is_err() {

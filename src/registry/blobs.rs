@@ -152,7 +152,7 @@ impl Repository {
         let range = resolve(range, size)?;
         match registry.inner.blobs.open_blob(digest, range.clone()).await {
             Ok(bytes) => {
-                let body = registry.or_from_a_peer(digest, range.clone(), size, bytes);
+                let body = registry.or_else_from_peer(digest, range.clone(), size, bytes);
                 return Ok(BlobBody {
                     size,
                     range,
@@ -166,7 +166,7 @@ impl Repository {
             }
         }
         let (region, body) = registry
-            .from_a_peer(digest, range.clone(), size, budget)
+            .read_from_peer(digest, range.clone(), size, budget)
             .await?;
         Ok(BlobBody {
             size,

@@ -211,7 +211,7 @@ impl Registry {
     }
 
     /// Waits for the first byte; held within the budget while no holder can be reached.
-    pub(super) async fn from_a_peer(
+    pub(super) async fn read_from_peer(
         &self,
         digest: &Digest,
         range: Range<u64>,
@@ -243,7 +243,7 @@ impl Registry {
     }
 
     /// A local copy that proves bad on the way is taken over by another region's, at the same byte.
-    pub(super) fn or_from_a_peer(
+    pub(super) fn or_else_from_peer(
         &self,
         digest: &Digest,
         range: Range<u64>,
@@ -264,7 +264,7 @@ impl Registry {
                         Err(error) if error.kind() == io::ErrorKind::InvalidData && !taken => {
                             registry.say_lost(&digest);
                             match registry
-                                .from_a_peer(&digest, at..end, size, Budget::default())
+                                .read_from_peer(&digest, at..end, size, Budget::default())
                                 .await
                             {
                                 Ok((_, mut rest)) => {
