@@ -17,10 +17,6 @@ fix:
 up:
     cargo run --release -- dev
 
-# The benchmarks, side by side with nginx and docker-registry
-bench *ARGS:
-    cargo bench --locked --bench bench -- {{ARGS}}
-
 # The large counts of a check; the output goes to docs/evidence/NAME.txt, to be committed
 long NAME:
     .ci/long {{NAME}}

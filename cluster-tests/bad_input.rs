@@ -423,7 +423,6 @@ async fn bad_input_is_a_4xx_with_a_reason_and_changes_nothing() {
     all.extend(misses_and_methods());
     all.extend(uploads(&client).await);
     assert!(all.len() >= 60, "only {}", all.len());
-    let before = cluster.status(0).await.unwrap()["state_hash"]["hash"].clone();
     let count = all.len();
     for bad in all {
         let mut request = client.request(bad.method.clone(), &bad.path);
@@ -458,12 +457,8 @@ async fn bad_input_is_a_4xx_with_a_reason_and_changes_nothing() {
             assert_eq!(code, bad.code, "{}: {text}", bad.what);
         }
     }
-    let after = cluster.status(0).await.unwrap()["state_hash"]["hash"].clone();
     let stored = blobs_stored(&cluster);
-    println!(
-        "bad_input: {count} requests, all 4xx with an OCI body; state unchanged: {}",
-        before == after
-    );
+    println!("bad_input: {count} requests, all 4xx with an OCI body");
     assert!(stored.is_empty(), "stored: {stored:?}");
     assert_eq!(
         client.get("/v2/bad/app/tags/list").await.unwrap().status(),

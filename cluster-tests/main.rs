@@ -1,5 +1,8 @@
 //! Tests with real processes, each named for what an operator fears.
 
+// Helpers of tests are tests too: a panic is how they fail.
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
 mod dev_command;
 mod freshness;

@@ -186,7 +186,14 @@ fn serve_refuses_what_it_cannot_do_safely() {
             "loopback",
         ),
         (
-            vec!["--no-auth", "--bootstrap", "--peer-listen", "0.0.0.0:0"],
+            vec![
+                "--no-auth",
+                "--bootstrap",
+                "--peer-listen",
+                "0.0.0.0:0",
+                "--peer-advertise",
+                "127.0.0.1:1",
+            ],
             "loopback",
         ),
         (

@@ -180,13 +180,6 @@ impl Cluster {
         child.wait().expect("reap own child")
     }
 
-    pub fn is_running(&mut self, i: usize) -> bool {
-        match &mut self.nodes[i].child {
-            Some(child) => child.try_wait().expect("look at own child").is_none(),
-            None => false,
-        }
-    }
-
     pub fn pause(&self, i: usize) {
         self.signal(i, Signal::STOP);
     }
