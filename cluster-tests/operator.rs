@@ -370,6 +370,60 @@ async fn a_damaged_metadata_store_ends_in_a_clear_error_and_the_others_go_on() {
     );
 }
 
+/// A volume restored from a copy made earlier, or a disk that dropped what it had confirmed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_store_went_back_in_time_stops_and_says_why() {
+    let mut cluster = Cluster::start(3).await;
+    let before = Image::small("before");
+    cluster
+        .client(0)
+        .push("back/app", "v1", &before)
+        .await
+        .unwrap();
+    cluster.wait_healthy(Duration::from_secs(60)).await;
+    cluster.stop(2);
+    let meta = cluster.data_dir(2).join("meta");
+    let copy = cluster.data_dir(2).join("meta-copy");
+    let run = |program: &str, arguments: &[&std::path::Path]| {
+        let status = std::process::Command::new(program)
+            .arg("-r")
+            .args(arguments)
+            .status();
+        assert!(status.expect("it runs").success(), "{program}");
+    };
+    run("cp", &[&meta, &copy]);
+    cluster.run(2);
+    cluster.wait_healthy(Duration::from_secs(60)).await;
+    let after = Image::small("after");
+    cluster
+        .client(0)
+        .push("back/app", "v2", &after)
+        .await
+        .unwrap();
+    cluster
+        .client(2)
+        .pull("back/app", "v2", &after)
+        .await
+        .unwrap();
+    cluster.stop(2);
+    run("rm", &[&meta]);
+    run("cp", &[&copy, &meta]);
+    cluster.allow_error("metadata store of this node is damaged");
+    cluster.run(2);
+    crate::harness::wait::eventually("it stops", Duration::from_secs(60), || async {
+        let log = std::fs::read_to_string(cluster.log_file(2)).ok()?;
+        (log.contains("is damaged") && log.contains("rejoin")).then_some(())
+    })
+    .await;
+    for region in [0, 1] {
+        let client = cluster.client(region);
+        client.pull("back/app", "v2", &after).await.unwrap();
+    }
+    let third = Image::small("third");
+    let pushed = cluster.client(1).push("back/app", "v3", &third).await;
+    assert_eq!(pushed.unwrap(), 201);
+}
+
 fn find_db(dir: &std::path::Path) -> Option<std::path::PathBuf> {
     for entry in std::fs::read_dir(dir).ok()?.flatten() {
         let path = entry.path();

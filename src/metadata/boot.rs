@@ -30,10 +30,19 @@ impl Metadata {
             let mut ticket = Ticket::new(&self);
             let body = Body::Boot(pb::Boot {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                last_log: self.inner.began_at,
             });
             let outcome = self
                 .propose(&mut ticket, body, Budget::new(UNTIL_ANNOUNCED))
                 .await;
+            if let Ok(pb::Outcome {
+                result: Some(pb::outcome::Result::Refused(refused)),
+                ..
+            }) = &outcome
+                && refused.reason() == pb::Reason::LogLost
+            {
+                self.end_with_lost_log(&refused.message);
+            }
             if !self.is_announced() {
                 tracing::warn!(?outcome, "the start of this node was not accepted");
             }
@@ -51,6 +60,17 @@ impl Metadata {
         while !self.pause_or_stop(LOOK_FOR_CLONE).await {
             self.is_announced();
         }
+    }
+
+    /// What this node acknowledged is gone: with its vote, a commit could be undone (A18).
+    pub(super) fn end_with_lost_log(&self, what: &str) -> ! {
+        tracing::error!(
+            node = %self.id(),
+            %what,
+            "the metadata store of this node is damaged: it lost entries that it had acknowledged; the cluster has \
+             all of it: move the data directory aside, remove this node from the cluster, and rejoin under a new id"
+        );
+        std::process::exit(1);
     }
 
     /// True when the node is stopping.

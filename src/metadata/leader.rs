@@ -213,6 +213,7 @@ impl Metadata {
             let tick = pb::Tick {
                 term: leadership.term,
                 elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                acknowledged: self.acknowledged(),
             };
             let command = pb::Command {
                 version: super::write::VERSION,

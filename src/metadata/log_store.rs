@@ -1,7 +1,10 @@
 //! openraft's log and vote on the `Kv`. An append or a vote counts only once it is synced; the log
-//! has no holes after a truncate or a purge, wherever a crash falls.
+//! has no holes after a truncate or a purge, wherever a crash falls; a store that holds less than
+//! was acknowledged is not opened (A18).
 
-use super::kv::{Batch, Kv, Tree};
+use super::StartError;
+use super::acknowledged::Record;
+use super::kv::{Batch, Kv, OpenError, Tree};
 use super::raft_types::{
     Entry, LogId, TypeConfig, Vote, decode, entry_from_pb, entry_to_pb, invalid, log_id_from_pb,
     log_id_to_pb, vote_from_pb, vote_to_pb,
@@ -16,6 +19,7 @@ use prost::Message;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,15 +31,22 @@ const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 
-/// How many bytes of entries the log keeps, for the policy of A14.
+/// How far the log reaches and how much it keeps, as it is now.
 #[derive(Clone, Default)]
-pub struct LogSize {
+pub struct LogExtent {
     bytes: Arc<AtomicU64>,
+    last: Arc<AtomicU64>,
 }
 
-impl LogSize {
+impl LogExtent {
+    /// Of the entries that are kept, for the policy of A14.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Index of the last entry, synced or not; 0 when there never was one.
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
     }
 }
 
@@ -44,7 +55,8 @@ pub struct LogStore {
     kv: Kv,
     log: Tree,
     meta: Tree,
-    size: LogSize,
+    extent: LogExtent,
+    acknowledged: Arc<Record>,
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
@@ -55,12 +67,14 @@ fn index_of(key: &[u8]) -> io::Result<u64> {
 }
 
 impl LogStore {
-    pub fn open(kv: &Kv) -> io::Result<LogStore> {
+    /// Refuses a store that holds less than what this node acknowledged.
+    pub fn open(kv: &Kv) -> Result<LogStore, StartError> {
         let store = LogStore {
             kv: kv.clone(),
             log: kv.tree("raft_log")?,
             meta: kv.tree("raft_meta")?,
-            size: LogSize::default(),
+            extent: LogExtent::default(),
+            acknowledged: Arc::new(Record::open(kv.directory())?),
         };
         let mut from = 0u64;
         loop {
@@ -68,13 +82,48 @@ impl LogStore {
             let Some((last, _)) = page.last() else { break };
             from = index_of(last)? + 1;
             let bytes = page.iter().map(|(_, value)| value.len() as u64).sum();
-            store.size.bytes.fetch_add(bytes, Ordering::Relaxed);
+            store.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
+        let last = store.last()?.map_or(0, |id| id.index);
+        store.extent.last.store(last, Ordering::Release);
+        store.check_acknowledged(last)?;
         Ok(store)
     }
 
-    pub fn size(&self) -> LogSize {
-        self.size.clone()
+    fn check_acknowledged(&self, last: u64) -> Result<(), StartError> {
+        let said = self.acknowledged.get();
+        let vote_term = self.vote()?.map_or(0, |vote| vote.leader_id.term);
+        if last >= said.last && vote_term >= said.vote_term {
+            return Ok(());
+        }
+        Err(StartError::Kv(OpenError::Damaged {
+            path: self.kv.directory().unwrap_or(Path::new("")).to_owned(),
+            what: format!(
+                "it ends at entry {last} in term {vote_term}, but this node acknowledged entry {} and term {}",
+                said.last, said.vote_term
+            ),
+        }))
+    }
+
+    pub fn extent(&self) -> LogExtent {
+        self.extent.clone()
+    }
+
+    fn last(&self) -> io::Result<Option<LogId>> {
+        match self.log.last()? {
+            Some((_, value)) => {
+                let entry = entry_from_pb(decode::<pb::Entry>("log entry", &value)?)?;
+                Ok(Some(entry.log_id()))
+            }
+            None => self.log_id(PURGED),
+        }
+    }
+
+    fn vote(&self) -> io::Result<Option<Vote>> {
+        match self.meta.get(VOTE)? {
+            Some(bytes) => Ok(Some(vote_from_pb(&decode::<pb::Vote>("vote", &bytes)?))),
+            None => Ok(None),
+        }
     }
 
     fn page(&self, from: u64, limit: usize) -> io::Result<Vec<super::kv::Pair>> {
@@ -146,7 +195,7 @@ impl LogStore {
                 batch.delete(key);
             }
             self.log.apply(batch)?;
-            self.size.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.extent.bytes.fetch_sub(bytes, Ordering::Relaxed);
             if backwards {
                 if a == from {
                     break;
@@ -215,10 +264,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        match self.meta.get(VOTE)? {
-            Some(bytes) => Ok(Some(vote_from_pb(&decode::<pb::Vote>("vote", &bytes)?))),
-            None => Ok(None),
-        }
+        self.vote()
     }
 }
 
@@ -226,16 +272,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        let purged = self.log_id(PURGED)?;
-        let last = match self.log.last()? {
-            Some((_, value)) => {
-                Some(entry_from_pb(decode::<pb::Entry>("log entry", &value)?)?.log_id())
-            }
-            None => purged,
-        };
         Ok(LogState {
-            last_purged_log_id: purged,
-            last_log_id: last,
+            last_purged_log_id: self.log_id(PURGED)?,
+            last_log_id: self.last()?,
         })
     }
 
@@ -244,8 +283,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let epoch = self.acknowledged.epoch();
         self.put_meta(VOTE, &vote_to_pb(vote))?;
-        self.kv.sync().await
+        self.kv.sync().await?;
+        self.acknowledged.raise(epoch, 0, vote.leader_id.term);
+        Ok(())
     }
 
     /// Not synced: it only saves applying again what a restart would find out by itself.
@@ -270,21 +312,32 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = Batch::default();
-        let mut bytes = 0;
+        let (mut bytes, mut last) = (0, self.extent.last());
         for entry in entries {
             let value = entry_to_pb(&entry).encode_to_vec();
             bytes += value.len() as u64;
-            batch.put(entry.index().to_be_bytes(), value);
+            last = entry.index();
+            batch.put(last.to_be_bytes(), value);
         }
         self.log.apply(batch)?;
-        self.size.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.kv
-            .sync_then(Box::new(move |result| callback.io_completed(result)));
+        self.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.extent.last.store(last, Ordering::Release);
+        let record = self.acknowledged.clone();
+        let epoch = record.epoch();
+        self.kv.sync_then(Box::new(move |result| {
+            if result.is_ok() {
+                record.raise(epoch, last, 0);
+            }
+            callback.io_completed(result);
+        }));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        let from = last.map_or(0, |id| id.index() + 1);
+        let end = last.map_or(0, |id| id.index);
+        self.acknowledged.lower(end);
+        self.extent.last.store(end, Ordering::Release);
+        let from = last.map_or(0, |id| id.index + 1);
         match self.log.last()? {
             Some((key, _)) => self.delete(from, index_of(&key)?, true),
             None => Ok(()),
@@ -293,6 +346,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         self.put_meta(PURGED, &log_id_to_pb(&upto))?;
+        self.extent.last.fetch_max(upto.index, Ordering::AcqRel);
         match self.page(0, 1)?.first() {
             Some((key, _)) => self.delete(index_of(key)?, upto.index(), false),
             None => Ok(()),

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod acknowledged;
 mod answers;
 mod boot;
 mod follow;
@@ -64,7 +65,9 @@ struct Inner {
     kv: Kv,
     local: kv::Tree,
     state: state_machine::StateHandle,
-    log: log_store::LogSize,
+    log: log_store::LogExtent,
+    /// Where log or snapshot ended when this process began (A18).
+    began_at: u64,
     identity: Identity,
     peers: Peers,
     clock: Clock,

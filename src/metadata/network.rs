@@ -52,22 +52,41 @@ pub struct Network {
     lines: BTreeMap<NodeId, Line>,
 }
 
-/// Set while an append to a node is unanswered and nothing else was answered since.
+/// What this process knows of a node, over all links to it.
 #[derive(Clone)]
-struct Line(Arc<watch::Sender<bool>>);
+struct Line(Arc<Known>);
+
+struct Known {
+    /// Set while an append to it is unanswered and nothing else was answered since.
+    is_in_doubt: watch::Sender<bool>,
+    /// The highest committed entry that it acknowledged. Such an entry is never truncated, so this
+    /// outlives a leadership, and a node with a shorter log has lost some of it (A18).
+    acknowledged: AtomicU64,
+}
 
 impl Line {
     fn new() -> Line {
-        Line(Arc::new(watch::Sender::new(false)))
+        Line(Arc::new(Known {
+            is_in_doubt: watch::Sender::new(false),
+            acknowledged: AtomicU64::new(0),
+        }))
+    }
+
+    fn acknowledged(&self, matching: Option<LogId>, committed: Option<LogId>) {
+        if let (Some(matching), Some(committed)) = (matching, committed) {
+            let both = matching.index.min(committed.index);
+            self.0.acknowledged.fetch_max(both, Ordering::AcqRel);
+        }
     }
 
     fn set(&self, is_in_doubt: bool) {
         self.0
+            .is_in_doubt
             .send_if_modified(|now| std::mem::replace(now, is_in_doubt) != is_in_doubt);
     }
 
     async fn out_of_doubt(&self, within: Duration) -> bool {
-        let mut changes = self.0.subscribe();
+        let mut changes = self.0.is_in_doubt.subscribe();
         let cleared = changes.wait_for(|is_in_doubt| !is_in_doubt);
         tokio::time::timeout(within, cleared).await.is_ok()
     }
@@ -185,6 +204,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
             previous: request.prev_log_id.as_ref().map(log_id_to_pb),
             entries: request.entries.iter().map(entry_to_pb).collect(),
             committed: request.leader_commit.as_ref().map(log_id_to_pb),
+            acknowledged: self.line.0.acknowledged.load(Ordering::Acquire),
         };
         let within = if is_heartbeat {
             option.hard_ttl()
@@ -201,7 +221,18 @@ impl RaftNetworkV2<TypeConfig> for Link {
             Err(PeerError::Unclear(..)) if !is_heartbeat => self.line.set(true),
             Err(_) => {}
         }
-        append_response(response.map_err(rpc_error)?, last)
+        let response = append_response(response.map_err(rpc_error)?, last)?;
+        match &response {
+            AppendEntriesResponse::Success => {
+                let matching = last.or(request.prev_log_id);
+                self.line.acknowledged(matching, request.leader_commit);
+            }
+            AppendEntriesResponse::PartialSuccess(matching) => {
+                self.line.acknowledged(*matching, request.leader_commit);
+            }
+            _ => {}
+        }
+        Ok(response)
     }
 
     async fn vote(

@@ -33,6 +33,14 @@ impl Metadata {
         request: pb::AppendRequest,
     ) -> Result<pb::AppendResponse, Status> {
         use pb::append_response::Result as Answer;
+        // A snapshot may be installed, and the log not purged to it yet.
+        let last = self.inner.log.last().max(*self.applied().borrow());
+        if last < request.acknowledged {
+            let acknowledged = request.acknowledged;
+            self.end_with_lost_log(&format!(
+                "the log ends at entry {last}, but the leader has entry {acknowledged} as acknowledged"
+            ));
+        }
         let mut entries = Vec::with_capacity(request.entries.len());
         for entry in request.entries {
             entries.push(entry_from_pb(entry).map_err(bad)?);

@@ -61,11 +61,12 @@ impl Metadata {
         } = parts;
         let config = config(timing).map_err(|error| StartError::Raft(error.to_string()))?;
         let log = LogStore::open(&kv)?;
-        let log_size = log.size();
+        let extent = log.extent();
         let machine = StateMachine::open(&kv, &snapshots, metrics.clone())?;
         let state = machine.handle();
         let network = Network::new(peers.clone());
         let id = identity.node().0;
+        let began_at = extent.last().max(*state.applied().borrow());
         let raft = Raft::new(id, Arc::new(config), network, log, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -75,7 +76,8 @@ impl Metadata {
             local: kv.tree(LOCAL_TREE)?,
             kv,
             state,
-            log: log_size,
+            began_at,
+            log: extent,
             identity,
             peers,
             clock,

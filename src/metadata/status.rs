@@ -2,6 +2,7 @@
 
 use super::Metadata;
 use super::raft_types::TypeConfig;
+use crate::proto::state::v1 as pb;
 use crate::topology::Node;
 use crate::topology::NodeId;
 use openraft::RaftMetrics;
@@ -48,6 +49,16 @@ impl Metadata {
             writable: leader.is_some() && answered,
             progress: progress(&metrics),
         }
+    }
+
+    /// What each member has in its log of what this node has applied, for the next tick.
+    pub(super) fn acknowledged(&self) -> Vec<pb::Acknowledged> {
+        let applied = *self.applied().borrow();
+        let of = |(node, at, _): (NodeId, u64, _)| pb::Acknowledged {
+            node: node.0,
+            index: at.min(applied),
+        };
+        progress(&self.raft_metrics()).into_iter().map(of).collect()
     }
 
     /// Is the entry in the logs of so many regions, as this leader knows?

@@ -26,7 +26,9 @@ fn refused(refused: pb::Refused) -> Error {
         pb::Reason::RequestSettled => {
             Error::Unavailable("this write was given up before; repeat it".to_owned())
         }
-        pb::Reason::Invalid | pb::Reason::Unspecified => Error::ManifestInvalid(refused.message),
+        pb::Reason::Invalid | pb::Reason::LogLost | pb::Reason::Unspecified => {
+            Error::ManifestInvalid(refused.message)
+        }
     }
 }
 

@@ -79,6 +79,14 @@ impl Kv {
         Kv::Memory(memory::Store::default())
     }
 
+    /// None in memory.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Kv::Sled(store) => Some(store.directory()),
+            Kv::Memory(_) => None,
+        }
+    }
+
     /// Opens a tree, and makes it when it is not there.
     pub fn tree(&self, name: &str) -> io::Result<Tree> {
         match self {

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 const PIECE: usize = 4000;
@@ -28,6 +28,7 @@ const SPLIT: u8 = 1;
 #[derive(Clone)]
 pub struct Store {
     db: sled::Db,
+    dir: PathBuf,
     syncs: mpsc::Sender<Synced>,
 }
 
@@ -90,7 +91,15 @@ impl Store {
             .name("metadata-sync".to_owned())
             .spawn(move || sync_loop(&thread_db, &file, &waiting))
             .map_err(io_error)?;
-        Ok(Store { db, syncs })
+        Ok(Store {
+            db,
+            dir: dir.to_owned(),
+            syncs,
+        })
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.dir
     }
 
     pub fn tree(&self, name: &str) -> io::Result<Tree> {

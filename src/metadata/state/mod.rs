@@ -125,7 +125,7 @@ impl Apply<'_> {
             return Err(unknown);
         };
         if let Body::Tick(tick) = body {
-            self.tick(*tick)?;
+            self.tick(tick)?;
             return Ok(self.outcome(DONE));
         }
         if let Some(outcome) = self.answered_before(command, body)? {

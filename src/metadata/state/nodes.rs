@@ -47,7 +47,7 @@ impl Apply<'_> {
     }
 
     /// Log time goes on by what the leader's clock did since its last tick.
-    pub fn tick(&mut self, tick: pb::Tick) -> io::Result<()> {
+    pub fn tick(&mut self, tick: &pb::Tick) -> io::Result<()> {
         let mut time: pb::TimeRecord = self.tx.message(keys::TIME)?.unwrap_or_default();
         let passed = match tick.term.cmp(&time.term) {
             std::cmp::Ordering::Less => return Ok(()),
@@ -62,6 +62,14 @@ impl Apply<'_> {
         };
         time.term = tick.term;
         self.tx.put_message(keys::TIME.to_vec(), &time);
+        for said in &tick.acknowledged {
+            let key = keys::node(NodeId(said.node));
+            let known = self.tx.message::<pb::NodeRecord>(&key)?;
+            if let Some(mut record) = known.filter(|record| record.acknowledged < said.index) {
+                record.acknowledged = said.index;
+                self.tx.put_message(key, &record);
+            }
+        }
         Ok(())
     }
 
@@ -77,6 +85,17 @@ impl Apply<'_> {
     /// listed its files.
     pub fn boot(&mut self, command: &pb::Command, boot: &pb::Boot) -> Decision {
         let id = command.request.unwrap_or_default();
+        let known: Option<pb::NodeRecord> = self.tx.message(&keys::node(self.proposer))?;
+        let acknowledged = known.map_or(0, |record| record.acknowledged);
+        if boot.last_log < acknowledged {
+            return Ok(Err(refuse(
+                pb::Reason::LogLost,
+                format!(
+                    "its log ended at entry {} at its start, but it acknowledged entry {acknowledged}",
+                    boot.last_log
+                ),
+            )));
+        }
         self.update_proposer(|record| {
             if id.boot > record.boot {
                 record.boot = id.boot;

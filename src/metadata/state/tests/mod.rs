@@ -6,9 +6,10 @@ use super::*;
 use crate::oci::{Algorithm, RepositoryName};
 use crate::topology::Role;
 use bytes::Bytes;
-use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+mod properties;
 
 const LINEAGE: &str = "lineage";
 
@@ -324,7 +325,11 @@ fn log_time_follows_the_leaders_clock_and_never_goes_back() {
     let mut replica = Replica::new();
     let tick = |term, elapsed_ms| pb::Command {
         version: 1,
-        body: Some(pb::command::Body::Tick(pb::Tick { term, elapsed_ms })),
+        body: Some(pb::command::Body::Tick(pb::Tick {
+            term,
+            elapsed_ms,
+            ..Default::default()
+        })),
         ..Default::default()
     };
     let mut at = |term, elapsed| {
@@ -393,105 +398,35 @@ fn an_entry_of_a_newer_release_stops_the_node() {
     }
 }
 
-// ---- any list of commands ------------------------------------------------------------------
-
-fn any_body() -> impl Strategy<Value = pb::command::Body> {
-    let repository = || proptest::sample::select(vec!["a", "a/b", "BAD"]);
-    let tags = || proptest::sample::subsequence(vec!["v1", "v2", "-bad"], 0..3);
-    let blobs = || proptest::sample::subsequence(vec![1u8, 2, 3, 4], 0..4);
-    let manifest = || 100u8..104;
-    let node = || 1u64..5;
-    prop_oneof![
-        4 => (repository(), manifest(), tags(), any::<bool>()).prop_map(|(r, m, t, cut)| {
-            // A manifest always names the same blobs, as its digest makes it.
-            let mut put = push(r, m, &t, &[m - 99, (m - 98) % 4 + 1]);
-            if cut { put.receipts.pop(); }
-            self::put(put)
-        }),
-        1 => (repository(), manifest()).prop_map(|(r, m)| pb::command::Body::DeleteManifest(pb::DeleteManifest { repository: r.into(), digest: digest(m).to_string(), ..Default::default() })),
-        1 => (repository(), tags()).prop_map(|(r, t)| pb::command::Body::DeleteTag(pb::DeleteTag { repository: r.into(), tag: t.first().unwrap_or(&"").to_string(), ..Default::default() })),
-        1 => (repository(), 0u8..6).prop_map(|(r, b)| pb::command::Body::DeleteBlob(pb::DeleteBlob { repository: r.into(), digest: digest(b).to_string(), ..Default::default() })),
-        1 => (blobs(), node()).prop_map(|(b, n)| pb::command::Body::Hold(pb::Hold { receipts: b.iter().map(|b| receipt(&digest(*b), u64::from(*b), n)).collect() })),
-        1 => blobs().prop_map(|b| pb::command::Body::Lost(pb::Lost { digests: b.iter().map(|b| digest(*b).to_string()).collect() })),
-        1 => blobs().prop_map(|b| pb::command::Body::Cached(pb::Cached { digests: b.iter().map(|b| digest(*b).to_string()).collect() })),
-        1 => node().prop_map(|n| pb::command::Body::Gone(pb::Gone { node: n })),
-        1 => (0u64..3, any::<u64>()).prop_map(|(term, elapsed_ms)| pb::command::Body::Tick(pb::Tick { term, elapsed_ms: elapsed_ms % 10_000 })),
-        1 => Just(pb::command::Body::Listed(pb::Listed {})),
-        1 => any::<String>().prop_map(|text| pb::command::Body::PutManifest(pb::PutManifest { repository: text.clone(), digest: text.clone(), subject: text, ..Default::default() })),
-    ]
-}
-
-fn check_invariants(replica: &Replica) {
-    let view = replica.view();
-    let mut hash = StateHash::default();
-    for (key, value) in replica.bytes() {
-        hash.add(&key, &value);
-    }
-    assert_eq!(
-        view.state_hash().unwrap().1,
-        hash.as_bytes(),
-        "incremental hash"
-    );
-    // I2: references recomputed from the manifests; links likewise.
-    let mut refs: BTreeMap<Digest, u64> = BTreeMap::new();
-    for m in 100u8..104 {
-        if let Some(record) = view.manifest_record(&digest(m)).unwrap() {
-            assert!(record.repositories > 0);
-            for blob in record.blobs {
-                *refs.entry(blob.digest.parse().unwrap()).or_default() += 1;
-            }
-        }
-    }
-    let mut placed = 0;
-    for (digest, blob) in view.blobs(None, 100).unwrap() {
-        assert_eq!(
-            blob.refs,
-            refs.get(&digest).copied().unwrap_or(0),
-            "{digest}"
-        );
-        assert!(blob.refs > 0 || blob.holders.is_empty(), "A2");
-        placed += u64::from(blob.refs > 0);
-    }
-    assert_eq!(
-        view.placements()
-            .unwrap()
-            .iter()
-            .map(|p| p.blobs)
-            .sum::<u64>(),
-        placed
-    );
-    // I5: a tag names a manifest of its repository.
-    for repository in view.repositories(None, 100).unwrap() {
-        let repository = name(&repository);
-        for tag in view.tags(&repository, None, 100).unwrap() {
-            assert!(
-                view.manifest_by_tag(&repository, &tag.parse().unwrap())
-                    .unwrap()
-                    .is_some()
-            );
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(proptest::test_runner::Config::with_cases(128))]
-
-    #[test]
-    fn any_commands_give_the_same_bytes_and_keep_the_invariants(bodies in proptest::collection::vec((1u64..4, any_body()), 0..40)) {
-        let mut replica = Replica::new();
-        let mut time = 0;
-        for (node, body) in bodies {
-            replica.by(node, body);
-            let now = replica.view().log_time_ms().unwrap();
-            assert!(now >= time, "I8");
-            time = now;
-        }
-        check_invariants(&replica);
-        let again = Kv::memory().tree("state").unwrap();
-        for entry in &replica.log {
-            let applied = apply(&again, entry).unwrap();
-            again.apply(applied.batch).unwrap();
-        }
-        assert_eq!(again.page(Bound::Unbounded, Bound::Unbounded, usize::MAX).unwrap(), replica.bytes());
-    }
+#[test]
+fn a_node_that_lost_what_it_acknowledged_is_not_let_in_again() {
+    let mut replica = Replica::new();
+    let acknowledged = vec![pb::Acknowledged { node: 2, index: 9 }];
+    let tick = pb::Tick {
+        term: 1,
+        elapsed_ms: 1,
+        acknowledged,
+    };
+    replica.command(pb::Command {
+        version: 1,
+        body: Some(pb::command::Body::Tick(tick)),
+        ..Default::default()
+    });
+    let mut boot = |boot, last_log| {
+        let id = pb::RequestId {
+            node: 2,
+            boot,
+            seq: 1,
+        };
+        let version = String::new();
+        replica.command(pb::Command {
+            version: 1,
+            request: Some(id),
+            body: Some(pb::command::Body::Boot(pb::Boot { version, last_log })),
+            ..Default::default()
+        })
+    };
+    assert_eq!(reason(&boot(2, 8)), pb::Reason::LogLost);
+    assert!(is_done(&boot(3, 9)));
+    assert_eq!(replica.view().node(NodeId(2)).unwrap().unwrap().boot, 3);
 }
