@@ -3,7 +3,8 @@
 
 use crate::harness::client::{Image, random_bytes};
 use crate::harness::cluster::Cluster;
-use std::time::Instant;
+use crate::harness::wait::eventually;
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_layer_over_a_slow_link_is_acknowledged() {
@@ -46,4 +47,40 @@ async fn a_large_layer_over_a_slow_link_is_acknowledged() {
             .await
             .unwrap();
     }
+}
+
+/// The region that holds bytes of an upload in staging that is not its own.
+fn receiver(cluster: &Cluster) -> Option<usize> {
+    (1..cluster.len()).find(|i| {
+        let staging = cluster.data_dir(*i).join("blobs/staging");
+        let entries = std::fs::read_dir(staging).into_iter().flatten().flatten();
+        entries
+            .flat_map(|entry| entry.metadata())
+            .any(|file| file.len() > 0)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_hangs_in_the_middle_of_an_upload_is_replaced() {
+    let cluster = Cluster::start(3).await;
+    cluster.links.limit(8_000_000);
+    let image = Image::new("stuck receiver", vec![random_bytes(11, 64 << 20)]);
+    let client = cluster.client(0);
+    let push = client.push("stuck/app", "v1", &image);
+    let hang = async {
+        let within = Duration::from_secs(30);
+        let hung = eventually("a copy has begun", within, || async { receiver(&cluster) }).await;
+        cluster.pause(hung);
+        hung
+    };
+    let (pushed, hung) = tokio::join!(push, hang);
+    assert_eq!(pushed.unwrap(), 201);
+    let other = 3 - hung;
+    cluster.links.limit(0);
+    let pulled = cluster.client(other).pull("stuck/app", "v1", &image).await;
+    pulled.unwrap();
+    let copied = cluster.metric(0, "roadstead_blob_copies_total{result=\"ok\"}");
+    assert!(copied.await >= 1.0);
+    cluster.resume(hung);
+    cluster.wait_healthy(Duration::from_secs(60)).await;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// A transfer that moves no byte for this long is broken.
 pub const NO_PROGRESS: Duration = Duration::from_secs(10);
 /// A receiver that has all bytes: it hashes nothing more, but syncs.
-const FINISH: Duration = Duration::from_secs(60);
+const FINISH: Duration = Duration::from_secs(120);
 
 /// The size of the whole blob, on an answer with some of its bytes.
 pub const SIZE_HEADER: &str = "roadstead-blob-size";
@@ -53,8 +53,7 @@ impl Peers {
         body: reqwest::Body,
     ) -> Result<(), PeerError> {
         let request = self.blob_request(to, reqwest::Method::POST, &format!("/copies/{id}"))?;
-        // The answer comes when the body ends, so it may be long in coming: no read timeout here,
-        // the caller watches the progress of the body.
+        // The answer comes when the body ends: the caller watches the progress of the body.
         let request = request
             .query(&[("offset", offset)])
             .timeout(Duration::from_secs(24 * 3600));
@@ -118,10 +117,11 @@ impl Peers {
                 "its address is not known".to_owned(),
             ));
         };
-        let mut request = self
-            .inner
-            .http
-            .request(method, format!("http://{address}{path}"));
+        let client = match method {
+            reqwest::Method::GET => &self.inner.reading,
+            _ => &self.inner.sending,
+        };
+        let mut request = client.request(method, format!("http://{address}{path}"));
         for (name, value) in envelope::headers(self.identity(), Some(to)) {
             request = request.header(name, value);
         }

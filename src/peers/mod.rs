@@ -177,7 +177,10 @@ pub struct Peers {
 struct Inner {
     identity: Identity,
     connector: Connector,
-    http: reqwest::Client,
+    /// To read blobs, and to send them: a receiver answers only when it has all, so there the
+    /// sender watches its own progress.
+    reading: reqwest::Client,
+    sending: reqwest::Client,
     known: RwLock<BTreeMap<NodeId, Known>>,
     channels: Mutex<HashMap<(NodeId, Channel), (String, tonic::transport::Channel)>>,
 }
@@ -190,21 +193,22 @@ impl Peers {
         source: Option<IpAddr>,
         tasks: &Tasks,
     ) -> reqwest::Result<Peers> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            // Peers speak plain HTTP: a machine without CA certificates must not matter.
-            .tls_certs_only([])
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT)
-            .read_timeout(blobs::NO_PROGRESS)
-            .pool_max_idle_per_host(8)
-            .local_address(source)
-            .build()?;
+        let http = || {
+            reqwest::Client::builder()
+                .no_proxy()
+                // Peers speak plain HTTP: a machine without CA certificates must not matter.
+                .tls_certs_only([])
+                .http1_only()
+                .tcp_nodelay(true)
+                .connect_timeout(CONNECT)
+                .pool_max_idle_per_host(8)
+                .local_address(source)
+        };
         let inner = Inner {
             identity,
             connector,
-            http,
+            reading: http().read_timeout(blobs::NO_PROGRESS).build()?,
+            sending: http().build()?,
             known: RwLock::default(),
             channels: Mutex::default(),
         };

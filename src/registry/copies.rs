@@ -1,13 +1,10 @@
-//! Copies from region to region: sent from a local blob, received into staging, and vouched for
-//! once digest and size are checked and all is synced.
+//! Copies from other regions: received into staging, and vouched for once digest and size are
+//! checked and all is synced.
 
 use super::{Error, Registry};
 use crate::blobs::{ByteStream, FinishError, Upload};
-use crate::budget::Budget;
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::proto::state::v1::Receipt;
-use crate::telemetry::CopyResult;
-use crate::topology::NodeId;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -49,66 +46,6 @@ impl Receiving {
 }
 
 impl Registry {
-    /// Sends a blob that is here to a node of another region; its receipt.
-    pub(super) async fn copy_to(
-        &self,
-        to: NodeId,
-        repository: &RepositoryName,
-        digest: &Digest,
-        budget: Budget,
-    ) -> Option<Receipt> {
-        let sending = self.send(to, repository, digest);
-        let result = tokio::time::timeout_at(budget.deadline(), sending).await;
-        let (label, receipt) = match result {
-            Ok(Ok(receipt)) => ("ok", Some(receipt)),
-            Ok(Err(why)) => {
-                tracing::info!(%to, %digest, %why, "a copy to another region failed");
-                ("failed", None)
-            }
-            Err(_) => ("failed", None),
-        };
-        self.inner
-            .metrics
-            .blob_copies
-            .get_or_create(&CopyResult {
-                result: label.to_owned(),
-            })
-            .inc();
-        receipt
-    }
-
-    async fn send(
-        &self,
-        to: NodeId,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Receipt, String> {
-        let size = self
-            .inner
-            .blobs
-            .stat(digest)
-            .await
-            .map_err(|error| error.to_string())?;
-        let size = size.ok_or("it is not here")?;
-        let bytes = self
-            .inner
-            .blobs
-            .open_blob(digest, 0..size)
-            .await
-            .map_err(|error| error.to_string())?;
-        let id = format!("{:032x}", rand::random::<u128>());
-        let peers = &self.inner.peers;
-        let body = reqwest::Body::wrap_stream(bytes);
-        peers
-            .send_copy(to, &id, 0, body)
-            .await
-            .map_err(|error| error.to_string())?;
-        peers
-            .finish_copy(to, &id, digest, size, repository)
-            .await
-            .map_err(|error| error.to_string())
-    }
-
     /// Bytes of a copy, appended at `offset`; how many there are then.
     pub async fn receive_copy(
         &self,

@@ -9,10 +9,12 @@ mod blobs;
 mod copies;
 mod error;
 mod fetch;
+mod going;
 mod inventory;
 mod links;
 mod manifests;
 mod receipts;
+mod sending;
 mod uploads;
 
 pub use crate::metadata::Read;
@@ -49,6 +51,7 @@ struct Inner {
     fetches: fetch::Fetches,
     uploads: uploads::Uploads,
     receiving: copies::Receiving,
+    sending: sending::Sending,
 }
 
 pub struct Parts {
@@ -164,6 +167,7 @@ impl Registry {
             tasks,
             fetches: fetch::Fetches::default(),
             receiving: copies::Receiving::default(),
+            sending: sending::Sending::default(),
         };
         let registry = Registry {
             inner: Arc::new(inner),

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 const ASK: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
+/// While copies are under way; one that is over is noticed at once.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Receipts for the blobs of one push, and the regions that they come from.
 #[derive(Default)]
@@ -103,16 +105,13 @@ impl Registry {
         let mut gathered = Gathered::default();
         let mut held = None;
         loop {
-            let view = self.view();
-            let needed = view.ack_needed()?;
+            let needed = self.view().ack_needed()?;
             let me = self.inner.metadata.identity().node();
-            let nodes = view.nodes()?;
-            let counts = nodes
-                .iter()
-                .filter(|node| node.role.keeps_blobs() && !node.draining);
-            let regions: BTreeMap<NodeId, RegionName> =
-                counts.map(|node| (node.id, node.region.clone())).collect();
+            let regions = self.countable()?;
             for blob in blobs {
+                for receipt in self.inner.sending.take_receipts(&blob.digest) {
+                    gathered.add(receipt);
+                }
                 if !gathered
                     .by_blob
                     .get(&blob.digest)
@@ -132,31 +131,65 @@ impl Registry {
                 return Ok(gathered);
             }
             self.ask_peers(&missing, &regions, &mut gathered).await;
-            for blob in short(&gathered) {
-                let have = gathered.regions(&blob.digest, &regions);
-                let targets = self.targets(&have, &regions);
-                for to in targets.into_iter().take(needed.saturating_sub(have.len())) {
-                    if let Some(receipt) = self.copy_to(to, repository, &blob.digest, budget).await
-                    {
-                        gathered.add(receipt);
-                    }
-                }
-            }
             let missing = short(&gathered);
             if missing.is_empty() {
                 return Ok(gathered);
             }
+            let mut under_way = Vec::new();
+            for blob in missing.iter().map(|blob| &blob.digest) {
+                let have = gathered.regions(blob, &regions);
+                if self.send_where_needed(repository, blob, &have, &regions, needed) {
+                    under_way.push(blob.clone());
+                }
+            }
             if budget.is_spent() {
+                let why = match under_way.len() {
+                    0 => {
+                        "no further region could be reached; push again when `roadstead status` shows more regions up"
+                    }
+                    _ => "their copies are still under way and go on; push again in a while",
+                };
                 return Err(Error::Unavailable(format!(
-                    "{} of {} blobs are in fewer than {needed} regions, and no further region could be reached; \
-                     push again when `roadstead status` shows more regions up",
+                    "{} of {} blobs are in fewer than {needed} regions: {why}",
                     missing.len(),
                     blobs.len()
                 )));
             }
             held.get_or_insert_with(|| self.inner.metrics.hold());
-            tokio::time::sleep(PAUSE.min(budget.remaining())).await;
+            let pause = if under_way.is_empty() {
+                PAUSE
+            } else {
+                LOOK_AGAIN
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(budget.remaining())) => {}
+                () = self.inner.sending.one_is_over(&under_way), if !under_way.is_empty() => {}
+            }
         }
+    }
+
+    /// Copies to as many further regions as are needed, besides those under way that are not late.
+    /// Is any under way?
+    fn send_where_needed(
+        &self,
+        repository: &RepositoryName,
+        blob: &Digest,
+        have: &BTreeSet<&RegionName>,
+        regions: &BTreeMap<NodeId, RegionName>,
+        needed: usize,
+    ) -> bool {
+        let under_way = self.inner.sending.under_way(blob);
+        let in_time = under_way.iter().filter(|copy| !copy.is_late).count();
+        let mut taken = have.clone();
+        taken.extend(under_way.iter().filter_map(|copy| copy.to.as_ref()));
+        let targets = self.targets(&taken, regions);
+        let more = needed.saturating_sub(have.len() + in_time);
+        let mut is_any = !under_way.is_empty();
+        for to in targets.into_iter().take(more) {
+            self.begin_copy_to(to, repository, blob);
+            is_any = true;
+        }
+        is_any
     }
 
     /// One call a peer for all blobs.

@@ -1,8 +1,10 @@
 //! Uploads of clients: sessions of this node, with ids that are signed and bound to a repository.
 //!
-//! What must stay true: a session's bytes are appended in order, one request at a time; the blob is
-//! stored, synced and linked before its upload is answered (D2).
+//! What must stay true: a session's bytes are appended in order, one request at a time, and go to
+//! other regions as they come; the blob is stored, synced and linked here before its upload is
+//! answered (D2).
 
+use super::sending::Outgoing;
 use super::{Error, Registry, Repository, UploadId};
 use crate::blobs::{ByteStream, Upload};
 use crate::oci::{Algorithm, Digest, RepositoryName};
@@ -27,9 +29,15 @@ pub(super) struct Uploads {
 
 #[derive(Clone)]
 struct Session {
-    upload: Arc<tokio::sync::Mutex<Option<Upload>>>,
+    open: Arc<tokio::sync::Mutex<Option<Open>>>,
     began: Instant,
     touched: Instant,
+}
+
+/// What a session writes to, and the copies that follow it.
+struct Open {
+    upload: Upload,
+    copies: Outgoing,
 }
 
 impl Uploads {
@@ -95,6 +103,7 @@ impl Registry {
             tokio::time::sleep(SWEEP).await;
             self.inner.uploads.sweep();
             self.inner.receiving.sweep();
+            self.inner.sending.sweep();
             let swept = self
                 .view()
                 .log_time_ms()
@@ -116,7 +125,8 @@ impl Repository {
             .await?;
         let id = inner.uploads.new_id(&self.name);
         let now = Instant::now();
-        let upload = Arc::new(tokio::sync::Mutex::new(Some(upload)));
+        let copies = Outgoing::new(&self.registry, &self.name, upload.follow());
+        let open = Arc::new(tokio::sync::Mutex::new(Some(Open { upload, copies })));
         let mut sessions = inner.uploads.sessions.lock().expect("no panic while held");
         if sessions.len() >= MOST {
             return Err(Error::Unavailable(format!(
@@ -126,7 +136,7 @@ impl Repository {
         sessions.insert(
             id.clone(),
             Session {
-                upload,
+                open,
                 began: now,
                 touched: now,
             },
@@ -137,8 +147,9 @@ impl Repository {
     /// Bytes so far.
     pub async fn upload_offset(&self, id: &str) -> Result<u64, Error> {
         let session = self.registry.inner.uploads.get(&self.name, id)?;
-        let upload = session.upload.lock().await;
-        upload.as_ref().map(Upload::len).ok_or(Error::UploadUnknown)
+        let open = session.open.lock().await;
+        let open = open.as_ref().ok_or(Error::UploadUnknown)?;
+        Ok(open.upload.len())
     }
 
     /// Appends `body`. `at` is where the client says that it starts, `length` how long it says that
@@ -151,24 +162,33 @@ impl Repository {
         mut body: ByteStream,
     ) -> Result<u64, Error> {
         let session = self.registry.inner.uploads.get(&self.name, id)?;
-        let mut upload = session.upload.lock().await;
-        let open = upload.as_mut().ok_or(Error::UploadUnknown)?;
-        let start = open.len();
+        let mut session = session.open.lock().await;
+        let open = session.as_mut().ok_or(Error::UploadUnknown)?;
+        let start = open.upload.len();
         if at.is_some_and(|at| at != start) {
             return Err(Error::UploadOffset { expected: start });
         }
+        let mut copies_begun = false;
         while let Some(bytes) = body.next().await {
             match bytes {
-                Ok(bytes) => open.append(bytes).await?,
+                Ok(bytes) => {
+                    if !copies_begun {
+                        open.copies.begin()?;
+                        copies_begun = true;
+                    }
+                    let came = bytes.len() as u64;
+                    open.upload.append(bytes).await?;
+                    open.copies.keep_pace(open.upload.len(), came).await;
+                }
                 Err(error) => {
-                    open.flush().await?;
+                    open.upload.flush().await?;
                     return Err(Error::ClientGone(error));
                 }
             }
         }
-        let now = open.flush().await?;
+        let now = open.upload.flush().await?;
         if let Some(length) = length.filter(|length| now - start != *length) {
-            *upload = None;
+            *session = None;
             self.registry.inner.uploads.remove(id);
             return Err(Error::SizeMismatch(format!(
                 "the chunk says {length} bytes and has {}",
@@ -181,13 +201,11 @@ impl Repository {
     /// The blob is stored, synced and linked here when this returns; its size.
     pub async fn finish_upload(&self, id: &str, digest: &Digest) -> Result<u64, Error> {
         let session = self.registry.inner.uploads.get(&self.name, id)?;
-        let upload = session
-            .upload
-            .lock()
-            .await
-            .take()
-            .ok_or(Error::UploadUnknown)?;
+        let open = session.open.lock().await.take();
+        let Open { mut upload, copies } = open.ok_or(Error::UploadUnknown)?;
         self.registry.inner.uploads.remove(id);
+        let size = upload.flush().await?;
+        copies.finish(digest, size);
         let (registry, name, digest) = (self.registry.clone(), self.name.clone(), digest.clone());
         self.registry
             .owned(async move {
