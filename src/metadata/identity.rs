@@ -1,5 +1,5 @@
 //! Who this node is, kept in the `local` tree: its id, born with the data directory and never used
-//! again (I8), its region, the cluster it belongs to, and a boot number that rises with every start.
+//! again (F8), its region, the cluster it belongs to, and a boot number that rises with every start.
 //!
 //! What must stay true: the boot number is on disk before anything is said or proposed under it
 //! (A10), and the cluster is on disk before this node votes in it.

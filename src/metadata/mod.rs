@@ -2,7 +2,7 @@
 //! openraft.
 //!
 //! What must stay true: a write is answered only when it is applied here and no fresh node can miss
-//! it (I4, A9); a read is unmarked only when no push acknowledged before it began is missing from it;
+//! it (F4, A9); a read is unmarked only when no push acknowledged before it began is missing from it;
 //! nothing but this start's Boot is proposed before that Boot is applied (A10).
 
 use crate::clock::Clock;

@@ -18,6 +18,7 @@ const FOREIGN_LAYERS: [&str; 2] = [
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 ];
+const FOREIGN_SUFFIXES: [&str; 4] = ["", "+gzip", "+zstd", ".gzip"];
 const SCHEMA_1: &str = "schema 1 is not supported; push the image with a current client";
 
 /// More than any real image; a bound on what one push may cost.
@@ -41,7 +42,10 @@ impl Descriptor {
         self.has_urls
             || FOREIGN_LAYERS
                 .iter()
-                .any(|layer| self.media_type.starts_with(layer))
+                .any(|layer| match self.media_type.strip_prefix(layer) {
+                    Some(suffix) => FOREIGN_SUFFIXES.contains(&suffix),
+                    None => false,
+                })
     }
 }
 

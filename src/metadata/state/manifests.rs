@@ -1,6 +1,6 @@
 //! Manifests, tags, referrers, references and links: a push and a delete, all or nothing (D4).
 //!
-//! What must stay true (F5, I2, I5): a tag names a manifest that its repository holds; `refs` of a
+//! What must stay true (I2, I5, I6): a tag names a manifest that its repository holds; `refs` of a
 //! blob is the number of manifests that name it, each counted once however many repositories hold
 //! it; a link counts the manifests of its repository that name the blob.
 
@@ -10,6 +10,11 @@ use crate::oci::{Digest, RepositoryName, Tag};
 use crate::proto::state::v1 as pb;
 use std::collections::BTreeSet;
 use std::io;
+
+/// What one push may carry: its bytes, and the blobs and tags that it names. With these, no entry
+/// touches more keys than A25 allows.
+const MAX_BYTES: usize = 4 << 20;
+const MAX_NAMES: usize = 4096;
 
 /// A push with every name in it parsed.
 struct Push {
@@ -30,6 +35,14 @@ impl Push {
         for blob in &put.blobs {
             blobs.push((blob.digest.parse().map_err(invalid)?, blob.size));
         }
+        let digest: Digest = put.digest.parse().map_err(invalid)?;
+        // The proposer checked it; a tag must not be able to name other bytes whoever proposes.
+        if Digest::of(digest.algorithm(), &put.bytes) != digest {
+            return Err(invalid("the bytes do not have this digest"));
+        }
+        if put.bytes.len() > MAX_BYTES || blobs.len() > MAX_NAMES || put.tags.len() > MAX_NAMES {
+            return Err(invalid("more than one entry may carry"));
+        }
         let distinct: BTreeSet<&Digest> = blobs.iter().map(|(digest, _)| digest).collect();
         if distinct.len() != blobs.len() {
             return Err(invalid("a blob is named twice"));
@@ -39,7 +52,7 @@ impl Push {
         }
         Ok(Push {
             repository: put.repository.parse().map_err(invalid)?,
-            digest: put.digest.parse().map_err(invalid)?,
+            digest,
             tags: put
                 .tags
                 .iter()

@@ -399,6 +399,19 @@ fn an_entry_of_a_newer_release_stops_the_node() {
 }
 
 #[test]
+fn bytes_of_another_digest_are_refused() {
+    let mut replica = Replica::new();
+    let mut other = push("a", 100, &["v"], &[1]);
+    other.bytes = Bytes::from_static(b"other");
+    assert_eq!(reason(&replica.by(1, put(other))), pb::Reason::Invalid);
+    let many = (0..5000).map(|n| format!("t{n}")).collect();
+    let mut tagged = push("a", 100, &[], &[1]);
+    tagged.tags = many;
+    assert_eq!(reason(&replica.by(1, put(tagged))), pb::Reason::Invalid);
+    assert!(replica.view().repositories(None, 10).unwrap().is_empty());
+}
+
+#[test]
 fn a_node_that_lost_what_it_acknowledged_is_not_let_in_again() {
     let mut replica = Replica::new();
     let acknowledged = vec![pb::Acknowledged { node: 2, index: 9 }];
