@@ -4,6 +4,8 @@ use super::world::PAUSE;
 use super::world::World;
 use roadstead::budget::Budget;
 use roadstead::metadata::Metadata;
+use roadstead::oci::Algorithm;
+use roadstead::oci::Digest;
 use roadstead::oci::RepositoryName;
 use roadstead::oci::Tag;
 use roadstead::proto::state::v1 as pb;
@@ -31,23 +33,19 @@ pub struct Book {
 
 pub type Notes = Arc<Mutex<Book>>;
 
-fn digest_of(tag: &str, version: u64) -> String {
-    let number = tag
-        .bytes()
-        .fold(0, |n, byte| n * 31 % 1_000_003 + u64::from(byte));
-    format!("sha256:{number:032x}{version:032x}")
-}
-
-fn version_of(digest: &str) -> u64 {
-    u64::from_str_radix(&digest[digest.len() - 16..], 16).unwrap()
+/// A push's bytes are its tag and its version.
+fn version_of(bytes: &[u8]) -> u64 {
+    let text = std::str::from_utf8(bytes).unwrap();
+    text.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
 fn push(tag: &str, version: u64) -> Body {
+    let bytes = format!("{tag} {version}").into_bytes();
     Body::PutManifest(pb::PutManifest {
         repository: REPOSITORY.to_owned(),
-        digest: digest_of(tag, version),
+        digest: Digest::of(Algorithm::Sha256, &bytes).to_string(),
         media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
-        bytes: format!("{tag} {version}").into_bytes().into(),
+        bytes: bytes.into(),
         tags: vec![tag.to_owned()],
         ..pb::PutManifest::default()
     })
@@ -93,9 +91,7 @@ pub async fn tagged(metadata: &Metadata, tag: &str) -> Option<(u64, bool)> {
     );
     let read = metadata.read(move |view| view.manifest_by_tag(&repository, &tag));
     let read = read.await.ok()?;
-    let version = read
-        .value
-        .map_or(0, |manifest| version_of(&manifest.digest.to_string()));
+    let version = read.value.map_or(0, |manifest| version_of(&manifest.bytes));
     Some((version, read.staleness.is_none()))
 }
 
