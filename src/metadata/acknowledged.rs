@@ -7,8 +7,9 @@
 //!
 //! What must stay true: the file never says more than the store held, synced, at some time, and a
 //! truncate lowers it, synced, before the entries go. So it may say less than is there, which only
-//! makes it see less; it never stops a node that lost nothing. It is written at each sync without
-//! one of its own: it outlives a crash of the process, and lags after a power cut.
+//! makes it see less; it never stops a node that lost nothing. It is written with each append and
+//! vote, once those are synced, without a sync of its own: it outlives a crash of the process, and
+//! lags after a power cut.
 
 use crate::durability;
 use std::fs::File;

@@ -42,6 +42,8 @@ pub(super) struct Going {
     pub to: Option<RegionName>,
     /// Since when the receiver has a piece before it, or has been given all.
     waiting: Option<Waiting>,
+    /// The client brought nothing for long: another receiver would wait in vain too.
+    pub is_paused: bool,
     pub over_at: Option<Instant>,
     pub receipt: Option<Receipt>,
 }
@@ -168,10 +170,14 @@ pub(super) async fn stuck(mut copy: Copy) {
 }
 
 /// The bytes of an upload as they are written, to its end.
-pub(super) fn follow(growing: Growing, end: watch::Receiver<Option<Whole>>) -> ByteStream {
+pub(super) fn follow(
+    growing: Growing,
+    end: watch::Receiver<Option<Whole>>,
+    going: watch::Sender<Going>,
+) -> ByteStream {
     let start = (growing.progress(), end, 0u64);
     let bytes = stream::unfold(Some(start), move |at| {
-        let growing = growing.clone();
+        let (growing, going) = (growing.clone(), going.clone());
         async move {
             let (mut progress, mut end, at) = at?;
             let given_up = || Some((Err(io::Error::other("the upload was given up")), None));
@@ -198,6 +204,7 @@ pub(super) fn follow(growing: Growing, end: watch::Receiver<Option<Whole>>) -> B
                     changed = progress.changed() => if changed.is_err() { return given_up() },
                     changed = end.changed() => if changed.is_err() { return given_up() },
                     () = tokio::time::sleep(PAUSED) => {
+                        going.send_modify(|going| going.is_paused = true);
                         return Some((Err(io::Error::other("the upload pauses")), None));
                     }
                 }
@@ -226,6 +233,33 @@ mod tests {
             pace.took(10, Duration::from_millis(100));
         }
         assert_eq!(pace.lead(), LEAST_LEAD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_pauses_ends_its_copies() {
+        use crate::blobs::BlobStore;
+        use crate::tasks::Tasks;
+        use crate::telemetry::Metrics;
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(
+            dir.path(),
+            crate::topology::NodeId(1),
+            Metrics::new(),
+            Tasks::new(),
+        );
+        let store = store.await.unwrap();
+        let algorithm = crate::oci::Algorithm::Sha256;
+        let mut upload = store.staging().create(algorithm).await.unwrap();
+        upload.append(Bytes::from_static(b"abc")).await.unwrap();
+        upload.flush().await.unwrap();
+        let going = watch::Sender::new(Going::default());
+        let end = watch::Sender::new(None);
+        let mut bytes = follow(upload.follow(), end.subscribe(), going.clone());
+        assert_eq!(bytes.next().await.unwrap().unwrap(), "abc");
+        assert!(!going.borrow().is_paused);
+        assert!(bytes.next().await.unwrap().is_err());
+        assert!(going.borrow().is_paused);
+        assert!(bytes.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]

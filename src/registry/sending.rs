@@ -233,11 +233,11 @@ impl Registry {
     ) {
         let mut receipt = None;
         let is_given_up = || end.borrow().is_none() && end.has_changed().is_err();
-        while receipt.is_none() && !is_given_up() {
+        while receipt.is_none() && !is_given_up() && !going.borrow().is_paused {
             let Ok(Some(to)) = self.claim_receiver(&tried) else {
                 break;
             };
-            let bytes = follow(growing.clone(), end.clone());
+            let bytes = follow(growing.clone(), end.clone(), going.clone());
             let mut end = end.clone();
             let whole = async move { end.wait_for(Option::is_some).await.ok()?.clone() };
             receipt = self.send(to, &repository, bytes, whole, &going).await;
