@@ -28,11 +28,21 @@ fn failed(error: impl std::fmt::Display) -> Status {
 }
 
 impl Metadata {
+    /// The listener goes on for a while when Raft has ended, and openraft takes a call that comes
+    /// then for an error of its own.
+    fn still_runs(&self) -> Result<(), Status> {
+        match self.inner.stop.is_cancelled() {
+            true => Err(Status::unavailable("this node is stopping")),
+            false => Ok(()),
+        }
+    }
+
     pub async fn serve_append(
         &self,
         request: pb::AppendRequest,
     ) -> Result<pb::AppendResponse, Status> {
         use pb::append_response::Result as Answer;
+        self.still_runs()?;
         // A snapshot may be installed, and the log not purged to it yet.
         let last = self.inner.log.last().max(*self.applied().borrow());
         if last < request.acknowledged {
@@ -69,6 +79,7 @@ impl Metadata {
         request: pb::VoteRequest,
         is_pre_vote: bool,
     ) -> Result<pb::VoteResponse, Status> {
+        self.still_runs()?;
         let vote = required_vote(request.vote.as_ref()).map_err(bad)?;
         let last_log = request.last_log.as_ref().map(log_id_from_pb);
         let mut asked = VoteRequest::<TypeConfig>::new(vote, last_log);
