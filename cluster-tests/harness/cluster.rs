@@ -9,6 +9,8 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -33,10 +35,15 @@ struct Region {
     child: Option<Child>,
 }
 
-/// A port that was free a moment ago, on `ip`.
+/// A free port on `ip`, of 10 000 to 20 000: below those the kernel gives to outgoing connections,
+/// which would take the port of a region while it is down.
 fn free_port(ip: Ipv4Addr) -> SocketAddr {
-    let listener = std::net::TcpListener::bind((ip, 0)).expect("bind port 0");
-    listener.local_addr().expect("has an address")
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU16::new(rand::random_range(0..10_000)));
+    (0..10_000)
+        .map(|_| SocketAddr::from((ip, 10_000 + next.fetch_add(1, Ordering::Relaxed) % 10_000)))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .expect("a free port")
 }
 
 impl Cluster {
@@ -323,6 +330,13 @@ impl Drop for Cluster {
             eprintln!("data and logs of the failed test: {}", kept.display());
             for line in errors.iter().take(20) {
                 eprintln!("{line}");
+            }
+            for i in 0..self.nodes.len() {
+                let log = std::fs::read_to_string(kept.join(format!("{}.log", self.nodes[i].name)))
+                    .unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("the end of the log of {}:", self.nodes[i].name);
+                eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
             }
         } else {
             assert!(
