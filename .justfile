@@ -20,3 +20,7 @@ up:
 # The large counts of a check; the output goes to docs/evidence/NAME.txt, to be committed
 long NAME:
     .ci/long {{NAME}}
+
+# Speed beside nginx and docker-registry; `just bench pull push` runs some rows only
+bench *ROWS:
+    cargo bench --locked --quiet --bench speed -- {{ROWS}}

@@ -37,7 +37,7 @@ struct Region {
 
 /// A free port on `ip`, of 10 000 to 20 000: below those the kernel gives to outgoing connections,
 /// which would take the port of a region while it is down.
-fn free_port(ip: Ipv4Addr) -> SocketAddr {
+pub fn free_port(ip: Ipv4Addr) -> SocketAddr {
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
     let next = NEXT.get_or_init(|| AtomicU16::new(rand::random_range(0..10_000)));
     (0..10_000)
@@ -53,7 +53,20 @@ impl Cluster {
 
     /// With settings in the environment of every node.
     pub async fn start_with(regions: usize, env: &[(&str, &str)]) -> Cluster {
-        let links = Links::new();
+        Cluster::start_over(Links::new(), regions, env, true).await
+    }
+
+    /// Regions that call each other directly: nothing can be cut or slowed.
+    pub async fn start_direct(regions: usize, env: &[(&str, &str)]) -> Cluster {
+        Cluster::start_over(Links::new(), regions, env, false).await
+    }
+
+    async fn start_over(
+        links: Links,
+        regions: usize,
+        env: &[(&str, &str)],
+        by_proxy: bool,
+    ) -> Cluster {
         let mut nodes = Vec::new();
         for i in 0..regions {
             let own = Ipv4Addr::new(127, 0, 0, 11 + i as u8);
@@ -62,7 +75,10 @@ impl Cluster {
                 name: format!("r{}", i + 1),
                 registry: free_port(Ipv4Addr::LOCALHOST),
                 peer,
-                advertise: links.proxy_to(peer).await,
+                advertise: match by_proxy {
+                    true => links.proxy_to(peer).await,
+                    false => peer,
+                },
                 ops: free_port(Ipv4Addr::LOCALHOST),
                 child: None,
             });
@@ -171,6 +187,10 @@ impl Cluster {
         let child = self.nodes[i].child.as_ref().expect("is running");
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("not zero");
         kill_process(pid, signal).expect("signal own child");
+    }
+
+    pub fn pid(&self, i: usize) -> u32 {
+        self.nodes[i].child.as_ref().expect("is running").id()
     }
 
     /// kill -9, now.
