@@ -7,7 +7,7 @@ use crate::harness::wait::eventually;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const REPOSITORY: &str = "lazy/app";
@@ -45,6 +45,20 @@ fn blob_file(cluster: &Cluster, i: usize, hex: &str) -> PathBuf {
         .join("blobs/sha256")
         .join(&hex[..2])
         .join(hex)
+}
+
+/// Other bytes in the place of a blob, whose block checksums fit: only the digest tells.
+fn replace_with_other_bytes(file: &Path, len: usize) {
+    let bytes = random_bytes(99, len);
+    let mut checksums = b"RSBLOCK1".to_vec();
+    checksums.extend_from_slice(&(len as u64).to_be_bytes());
+    for block in bytes.chunks(64 << 10) {
+        checksums.extend_from_slice(&crc32fast::hash(block).to_be_bytes());
+    }
+    let own = crc32fast::hash(&checksums);
+    checksums.extend_from_slice(&own.to_be_bytes());
+    std::fs::write(file, &bytes).unwrap();
+    std::fs::write(file.with_extension("crc"), checksums).unwrap();
 }
 
 async fn quiet_cluster() -> Cluster {
@@ -251,4 +265,41 @@ async fn bytes_that_no_reachable_region_has_are_503_and_not_404() {
         },
     )
     .await;
+}
+
+/// A small blob is held back whole until its digest is known, a large one all but its end.
+#[tokio::test]
+async fn a_holder_that_sends_wrong_bytes_is_found_out_and_the_next_one_is_asked() {
+    for len in [1000, 8 * MIB] {
+        let mut cluster = quiet_cluster().await;
+        let image = Image::new("wrong bytes", vec![random_bytes(7, len)]);
+        let (good, bad, without) = held_by_two(&cluster, &image).await;
+        let hex = image.blobs[1].0.hex().to_owned();
+        let file = blob_file(&cluster, bad, &hex);
+        replace_with_other_bytes(&file, len);
+        cluster.kill(good);
+        let client = cluster.client(without);
+        let pull = tokio::spawn({
+            let image = image.clone();
+            async move { body(&client, &image).await }
+        });
+        eventually(
+            "the bad copy is out of the way",
+            Duration::from_secs(20),
+            || async { (!file.exists()).then_some(()) },
+        )
+        .await;
+        cluster.run(good);
+        let pulled = pull.await.unwrap();
+        if len > MIB {
+            assert!(pulled.is_err(), "wrong bytes began to come, and were cut");
+            let again = body(&cluster.client(without), &image).await;
+            assert!(again.unwrap() == image.blobs[1].1, "other bytes");
+        } else {
+            assert!(pulled.unwrap() == image.blobs[1].1, "other bytes");
+        }
+        // Whoever had the bad copy says so, and the cluster counts one holder less until it fetches.
+        let bad_client = cluster.client(bad);
+        assert!(body(&bad_client, &image).await.unwrap() == image.blobs[1].1);
+    }
 }

@@ -242,11 +242,12 @@ impl Node {
             true => {
                 let listener = server::bind("registry", config.registry_listen).await?;
                 let root = config.data_dir.join("blobs");
-                let blobs =
-                    BlobStore::open(&root, identity.node(), metrics.clone(), tasks.clone()).await?;
+                let (blobs, bad_copies) =
+                    BlobStore::open(&root, identity.node(), metrics.clone()).await?;
                 let registry = Registry::new(registry::Parts {
                     metadata: metadata.clone(),
                     blobs: blobs.clone(),
+                    bad_copies,
                     peers: peers.clone(),
                     metrics: metrics.clone(),
                     tasks: tasks.clone(),

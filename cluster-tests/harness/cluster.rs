@@ -57,6 +57,7 @@ impl Cluster {
     }
 
     /// Regions that call each other directly: nothing can be cut or slowed.
+    #[allow(dead_code, reason = "the bench uses it")]
     pub async fn start_direct(regions: usize, env: &[(&str, &str)]) -> Cluster {
         Cluster::start_over(Links::new(), regions, env, false).await
     }
@@ -189,6 +190,7 @@ impl Cluster {
         kill_process(pid, signal).expect("signal own child");
     }
 
+    #[allow(dead_code, reason = "the bench uses it")]
     pub fn pid(&self, i: usize) -> u32 {
         self.nodes[i].child.as_ref().expect("is running").id()
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub const BLOCK: usize = 64 << 10;
@@ -76,12 +76,29 @@ pub fn prepare(root: &Path, node: NodeId) -> io::Result<String> {
     Ok(found)
 }
 
-pub fn size(path: &Path) -> io::Result<Option<u64>> {
-    match fs::metadata(path) {
+/// What a look at the names and sizes of files tells.
+pub enum Found {
+    Nothing,
+    Whole(u64),
+    /// Its checksums are missing, or are those of a blob of another size.
+    Odd,
+}
+
+pub fn look(path: &Path) -> io::Result<Found> {
+    let size_of = |path: &Path| match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-    }
+    };
+    let Some(size) = size_of(path)? else {
+        return Ok(Found::Nothing);
+    };
+    let is_whole = size_of(&checksums_of(path))? == Some(encoded_len(size));
+    Ok(if is_whole {
+        Found::Whole(size)
+    } else {
+        Found::Odd
+    })
 }
 
 pub fn delete(path: &Path) -> io::Result<bool> {
@@ -93,6 +110,19 @@ pub fn delete(path: &Path) -> io::Result<bool> {
     let _ = fs::remove_file(checksums_of(path));
     sync_parent(path)?;
     Ok(true)
+}
+
+/// Out of the way of readers; with `inode`, only if it is still that file.
+pub fn move_away(path: &Path, to: &Path, inode: Option<u64>) -> io::Result<()> {
+    if inode.is_some_and(|inode| fs::metadata(path).is_ok_and(|found| found.ino() != inode)) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    fs::rename(path, to)?;
+    let _ = fs::remove_file(checksums_of(path));
+    if let Err(error) = sync_parent(path) {
+        durability::sync_failed("blob directory", &error);
+    }
+    Ok(())
 }
 
 pub fn list(root: &Path) -> io::Result<Vec<Stored>> {
@@ -156,6 +186,11 @@ impl Checksums {
     }
 }
 
+/// Of the checksums of a blob of `size` bytes: magic, size, one CRC a block, their own CRC.
+fn encoded_len(size: u64) -> u64 {
+    8 + 8 + 4 * size.div_ceil(BLOCK as u64) + 4
+}
+
 fn decode(bytes: &[u8]) -> io::Result<(u64, Vec<u32>)> {
     let (body, own) = bytes
         .split_last_chunk::<4>()
@@ -175,6 +210,7 @@ fn decode(bytes: &[u8]) -> io::Result<(u64, Vec<u32>)> {
 /// An open blob.
 pub struct Blob {
     file: File,
+    inode: u64,
     size: u64,
     blocks: Vec<u32>,
 }
@@ -195,10 +231,24 @@ impl Blob {
             }
             Err(error) => return Err(error),
         };
-        if file.metadata()?.len() != size || blocks.len() as u64 != size.div_ceil(BLOCK as u64) {
+        let metadata = file.metadata()?;
+        if metadata.len() != size || blocks.len() as u64 != size.div_ceil(BLOCK as u64) {
             return Err(bad("a blob of another size than it had"));
         }
-        Ok(Blob { file, size, blocks })
+        Ok(Blob {
+            inode: metadata.ino(),
+            file,
+            size,
+            blocks,
+        })
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// Every block that `range` touches is read whole and checked.
@@ -228,25 +278,33 @@ impl Blob {
 }
 
 fn rebuild(file: &File, path: &Path, digest: &Digest) -> io::Result<(u64, Vec<u32>)> {
-    let mut checksums = Checksums::default();
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; BLOCK];
-    let mut size = 0;
-    loop {
-        let n = (&*file).read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        checksums.update(&buffer[..n]);
-        size += n as u64;
-    }
-    if hasher.finish() != *digest {
+    let (actual, checksums, size) = read_all(file, digest.algorithm())?;
+    if actual != *digest {
         return Err(bad("a blob does not have its digest"));
     }
     let encoded = checksums.encode(size);
     fs::write(checksums_of(path), &encoded)?;
     decode(&encoded)
+}
+
+fn read_all(mut file: &File, algorithm: Algorithm) -> io::Result<(Digest, Checksums, u64)> {
+    let mut checksums = Checksums::default();
+    let mut hasher = Hasher::new(algorithm);
+    let mut buffer = vec![0; BLOCK];
+    let mut size = 0;
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok((hasher.finish(), checksums, size));
+        }
+        hasher.update(&buffer[..n]);
+        checksums.update(&buffer[..n]);
+        size += n as u64;
+    }
+}
+
+pub fn has_digest(path: &Path, digest: &Digest) -> io::Result<bool> {
+    Ok(read_all(&File::open(path)?, digest.algorithm())?.0 == *digest)
 }
 
 /// Everything synced before the name is there, and the name before this returns.

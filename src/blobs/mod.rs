@@ -12,9 +12,7 @@ mod staging;
 pub use pins::Pins;
 pub use staging::{FinishError, Growing, Progress, Staged, Staging, Upload};
 
-use crate::durability;
 use crate::oci::Digest;
-use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use crate::topology::NodeId;
 use bytes::Bytes;
@@ -25,7 +23,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
@@ -33,6 +31,9 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 const LOCKS: usize = 256;
 /// What one read of a blob takes from disk; one more is read ahead.
 const READ: u64 = 512 << 10;
+/// Copies that proved bad and are not reported yet. More are found by the comparison at the next
+/// start.
+const LOST: usize = 1024;
 
 #[derive(Clone)]
 pub struct BlobStore {
@@ -45,6 +46,7 @@ struct Inner {
     pins: Pins,
     locks: Vec<Arc<Mutex<()>>>,
     metrics: Metrics,
+    lost: mpsc::Sender<Digest>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,13 +92,13 @@ async fn blocking<T: Send + 'static>(
 
 impl BlobStore {
     /// Checks whose bytes these are, sweeps what a crash left in staging, and syncs the file system
-    /// once, so that what is found here is durable (A7).
+    /// once, so that what is found here is durable (A7). With the store come the digests of copies
+    /// that prove bad, whoever it is that reads them, each once it is out of the way.
     pub async fn open(
         root: &Path,
         node: NodeId,
         metrics: Metrics,
-        _tasks: Tasks,
-    ) -> Result<BlobStore, OpenError> {
+    ) -> Result<(BlobStore, mpsc::Receiver<Digest>), OpenError> {
         let io_error = |source| OpenError::Io {
             path: root.to_owned(),
             source,
@@ -113,16 +115,19 @@ impl BlobStore {
                 expected,
             });
         }
+        let (lost, lost_seen) = mpsc::channel(LOST);
         let inner = Inner {
             root: root.to_owned(),
             staging: Staging::new(root.join("staging")),
             pins: Pins::default(),
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
             metrics,
+            lost,
         };
-        Ok(BlobStore {
+        let store = BlobStore {
             inner: Arc::new(inner),
-        })
+        };
+        Ok((store, lost_seen))
     }
 
     pub fn staging(&self) -> &Staging {
@@ -143,10 +148,36 @@ impl BlobStore {
         disk::path(&self.inner.root, digest)
     }
 
-    /// Its size, when the blob is here.
+    /// Its size, when the blob is here and as long as its checksums say. One that is not is opened
+    /// to see what is wrong with it, and is not here when it is bad.
     pub async fn stat(&self, digest: &Digest) -> io::Result<Option<u64>> {
         let path = self.path(digest);
-        blocking(move || disk::size(&path)).await
+        let found = blocking(move || disk::look(&path)).await?;
+        match found {
+            disk::Found::Nothing => Ok(None),
+            disk::Found::Whole(size) => Ok(Some(size)),
+            disk::Found::Odd => match self.open_file(digest).await {
+                Ok(blob) => Ok(Some(blob.size())),
+                Err(ReadError::Unknown) => Ok(None),
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+                Err(ReadError::Io(error)) => Err(error),
+            },
+        }
+    }
+
+    async fn open_file(&self, digest: &Digest) -> Result<disk::Blob, ReadError> {
+        let (path, whole) = (self.path(digest), digest.clone());
+        let opened = blocking(move || disk::Blob::open(&path, &whole)).await;
+        match opened {
+            Ok(blob) => Ok(blob),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ReadError::Unknown),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.bad(digest, None).await;
+                }
+                Err(ReadError::Io(error))
+            }
+        }
     }
 
     /// Bytes of `range`, which lies within the blob. A block that is bad ends the stream with
@@ -156,21 +187,8 @@ impl BlobStore {
         digest: &Digest,
         range: Range<u64>,
     ) -> Result<ByteStream, ReadError> {
-        let path = self.path(digest);
-        let whole = digest.clone();
-        let opened = blocking(move || disk::Blob::open(&path, &whole)).await;
-        let blob = match opened {
-            Ok(blob) => Arc::new(blob),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ReadError::Unknown);
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.bad(digest).await;
-                return Err(ReadError::Io(error));
-            }
-            Err(error) => return Err(ReadError::Io(error)),
-        };
-        let (store, digest) = (self.clone(), digest.clone());
+        let blob = Arc::new(self.open_file(digest).await?);
+        let (store, digest, opened) = (self.clone(), digest.clone(), blob.clone());
         let read = move |range: Range<u64>| {
             let blob = blob.clone();
             let end = range.end.min(disk::chunk_end(range.start, READ));
@@ -182,6 +200,7 @@ impl BlobStore {
         let first = (!range.is_empty()).then(|| read(range.clone()));
         let bytes = stream::unfold((first, range.end), move |(reading, end)| {
             let (read, store, digest) = (read.clone(), store.clone(), digest.clone());
+            let opened = opened.clone();
             async move {
                 let (at, reading) = reading?;
                 // The next piece is read while this one is sent.
@@ -194,7 +213,7 @@ impl BlobStore {
                     Ok(piece) => Some((Ok(piece), (ahead, end))),
                     Err(error) => {
                         if error.kind() == io::ErrorKind::InvalidData {
-                            store.bad(&digest).await;
+                            store.bad(&digest, Some(&opened)).await;
                         }
                         Some((Err(error), (None, end)))
                     }
@@ -204,11 +223,32 @@ impl BlobStore {
         Ok(Box::pin(bytes))
     }
 
-    async fn bad(&self, digest: &Digest) {
+    /// `opened`: the file that proved bad, which may have been replaced by a good one since.
+    async fn bad(&self, digest: &Digest, opened: Option<&disk::Blob>) {
         self.inner.metrics.blob_blocks_bad.inc();
         tracing::warn!(%digest, "a copy on disk is bad; it is moved to quarantine and not served");
-        if let Err(error) = self.quarantine(digest).await {
-            tracing::warn!(%digest, %error, "move a bad copy to quarantine");
+        match self.quarantine(digest, opened.map(disk::Blob::inode)).await {
+            // Another reader was first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => tracing::warn!(%digest, %error, "move a bad copy to quarantine"),
+            Ok(()) => {}
+        }
+        if self.inner.lost.try_send(digest.clone()).is_err() {
+            tracing::info!(%digest, "a bad copy is not reported now; the next start finds that it is missing");
+        }
+    }
+
+    /// Reads a whole blob against its digest. False: it was bad, and is out of the way.
+    pub async fn check(&self, digest: &Digest) -> Result<bool, ReadError> {
+        let (path, whole) = (self.path(digest), digest.clone());
+        match blocking(move || disk::has_digest(&path, &whole)).await {
+            Ok(true) => Ok(true),
+            Ok(false) => {
+                self.bad(digest, None).await;
+                Ok(false)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ReadError::Unknown),
+            Err(error) => Err(ReadError::Io(error)),
         }
     }
 
@@ -225,19 +265,10 @@ impl BlobStore {
         blocking(move || disk::delete(&path)).await
     }
 
-    /// Moves a copy that proved bad out of the way.
-    pub async fn quarantine(&self, digest: &Digest) -> io::Result<()> {
+    async fn quarantine(&self, digest: &Digest, inode: Option<u64>) -> io::Result<()> {
         let path = self.path(digest);
         let to = self.inner.root.join("quarantine").join(digest.hex());
-        blocking(move || {
-            std::fs::rename(&path, to)?;
-            let _ = std::fs::remove_file(disk::checksums_of(&path));
-            if let Err(error) = disk::sync_parent(&path) {
-                durability::sync_failed("blob directory", &error);
-            }
-            Ok(())
-        })
-        .await
+        blocking(move || disk::move_away(&path, &to, inode)).await
     }
 
     pub async fn list(&self) -> io::Result<Vec<Stored>> {

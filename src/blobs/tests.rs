@@ -3,12 +3,12 @@
 use super::*;
 use crate::oci::Algorithm;
 use futures_util::TryStreamExt;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 async fn store(dir: &Path) -> BlobStore {
-    BlobStore::open(dir, NodeId(1), Metrics::new(), Tasks::new())
-        .await
-        .unwrap()
+    let opened = BlobStore::open(dir, NodeId(1), Metrics::new()).await;
+    opened.unwrap().0
 }
 
 async fn put(store: &BlobStore, algorithm: Algorithm, bytes: &[u8]) -> Digest {
@@ -73,7 +73,7 @@ async fn a_flipped_byte_is_never_served() {
     let store = store(dir.path()).await;
     let bytes = some_bytes(300_000);
     let digest = put(&store, Algorithm::Sha256, &bytes).await;
-    let file = std::fs::File::options()
+    let file = File::options()
         .write(true)
         .open(store.path(&digest))
         .unwrap();
@@ -99,12 +99,55 @@ async fn a_file_cut_short_is_not_served_and_lost_checksums_are_rebuilt_from_good
     let digest = put(&store, Algorithm::Sha256, &bytes).await;
     std::fs::remove_file(disk::checksums_of(&store.path(&digest))).unwrap();
     assert!(read(&store, &digest, 0..100_000).await.unwrap() == bytes);
-    let file = std::fs::File::options()
+    let file = File::options()
         .write(true)
         .open(store.path(&digest))
         .unwrap();
     file.set_len(99_999).unwrap();
     assert!(read(&store, &digest, 0..10).await.is_err());
+}
+
+#[tokio::test]
+async fn a_copy_that_is_cut_short_is_not_here_and_is_reported_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = BlobStore::open(dir.path(), NodeId(1), Metrics::new()).await;
+    let (store, mut bad) = opened.unwrap();
+    let digest = put(&store, Algorithm::Sha256, &some_bytes(200_000)).await;
+    let file = File::options().write(true).open(store.path(&digest));
+    file.unwrap().set_len(100_000).unwrap();
+    assert_eq!(store.stat(&digest).await.unwrap(), None);
+    assert_eq!(store.stat(&digest).await.unwrap(), None);
+    assert_eq!(bad.recv().await, Some(digest));
+    assert!(bad.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_check_reads_the_bytes_and_does_not_believe_their_checksums() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = BlobStore::open(dir.path(), NodeId(1), Metrics::new()).await;
+    let (store, mut bad) = opened.unwrap();
+    let good = put(&store, Algorithm::Sha256, &some_bytes(200_000)).await;
+    let other = put(&store, Algorithm::Sha512, &some_bytes(200_001)).await;
+    // A whole blob with fitting checksums, under the name of another.
+    let (from, to) = (store.path(&other), store.path(&good));
+    std::fs::copy(disk::checksums_of(&from), disk::checksums_of(&to)).unwrap();
+    std::fs::copy(from, to).unwrap();
+    assert!(store.check(&other).await.unwrap());
+    assert!(!store.check(&good).await.unwrap());
+    assert_eq!(bad.recv().await, Some(good.clone()));
+    assert!(matches!(store.check(&good).await, Err(ReadError::Unknown)));
+}
+
+#[tokio::test]
+async fn a_good_copy_that_replaced_a_bad_one_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let bytes = some_bytes(200_000);
+    let digest = put(&store, Algorithm::Sha256, &bytes).await;
+    let opened = disk::Blob::open(&store.path(&digest), &digest).unwrap();
+    put(&store, Algorithm::Sha256, &bytes).await;
+    store.bad(&digest, Some(&opened)).await;
+    assert!(read(&store, &digest, 0..200_000).await.unwrap() == bytes);
 }
 
 #[tokio::test]
@@ -152,7 +195,7 @@ async fn the_bytes_of_another_node_are_refused_and_leftovers_are_swept() {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path()).await;
     std::fs::write(dir.path().join("staging/left"), b"x").unwrap();
-    let other = BlobStore::open(dir.path(), NodeId(2), Metrics::new(), Tasks::new()).await;
+    let other = BlobStore::open(dir.path(), NodeId(2), Metrics::new()).await;
     assert!(matches!(other, Err(OpenError::OtherNode { .. })));
     store(dir.path()).await;
     assert_eq!(

@@ -177,6 +177,11 @@ impl Metadata {
         self.inner.boot_applied.subscribe()
     }
 
+    /// Rises with each snapshot that took the place of the state.
+    pub fn snapshots_installed(&self) -> watch::Receiver<u64> {
+        self.inner.state.installed()
+    }
+
     /// Is this node fresh now (A9)?
     pub fn is_fresh(&self) -> bool {
         self.freshness().is_fresh(self.inner.clock.now())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// A transfer that moves no byte for this long is broken.
 pub const NO_PROGRESS: Duration = Duration::from_secs(10);
-/// A receiver that has all bytes: it hashes nothing more, but syncs.
+/// A receiver that has all bytes: it hashes nothing more, but syncs. Or one that reads a whole blob.
 const FINISH: Duration = Duration::from_secs(120);
 
 /// The size of the whole blob, on an answer with some of its bytes.
@@ -41,6 +41,20 @@ impl Peers {
                 from,
                 format!("an answer without {SIZE_HEADER}"),
             )),
+        }
+    }
+
+    /// Has the holder read all of a blob against its digest. False: it does not have it, or not
+    /// any more.
+    pub async fn check_blob(&self, holder: NodeId, digest: &Digest) -> Result<bool, PeerError> {
+        let path = format!("/blobs/{digest}/check");
+        let request = self.blob_request(holder, reqwest::Method::POST, &path)?;
+        let answer = request.timeout(FINISH).send().await;
+        let answer = answer.map_err(|error| broken(holder, &error))?;
+        match answer.status().as_u16() {
+            204 => Ok(true),
+            404 => Ok(false),
+            _ => Err(refused(holder, answer).await),
         }
     }
 

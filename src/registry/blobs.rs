@@ -7,6 +7,7 @@ use crate::oci::{Digest, RepositoryName};
 use crate::proto::peer::v1 as peer;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
+use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -109,7 +110,23 @@ impl Registry {
             .await
         {
             Ok(bytes) => Ok((size, bytes)),
-            Err(ReadError::Unknown | ReadError::Io(_)) => Err(Error::BlobUnknown),
+            Err(ReadError::Unknown) => Err(Error::BlobUnknown),
+            // Just now found bad, and out of the way.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Error::BlobUnknown)
+            }
+            Err(ReadError::Io(error)) => Err(error.into()),
+        }
+    }
+
+    /// A peer got bytes of another digest from here. False: the copy was bad, and does not count
+    /// any more.
+    pub async fn check_blob(&self, digest: &Digest) -> Result<bool, Error> {
+        let _alone = self.inner.checking.lock().await;
+        match self.inner.blobs.check(digest).await {
+            Ok(is_good) => Ok(is_good),
+            Err(ReadError::Unknown) => Err(Error::BlobUnknown),
+            Err(ReadError::Io(error)) => Err(error.into()),
         }
     }
 }

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Not handed out before the digest of the whole is known to be right.
 const HELD_BACK: u64 = 64 << 10;
@@ -25,9 +26,32 @@ const PIECE: u64 = 256 << 10;
 const ASK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// A holder whose bytes were wrong is asked last for so long, unless it proves them good.
+const SUSPECT: Duration = Duration::from_secs(600);
+
 #[derive(Default)]
 pub(super) struct Fetches {
     running: Mutex<HashMap<Digest, Arc<Fetch>>>,
+    suspects: Mutex<HashMap<(NodeId, Digest), Instant>>,
+}
+
+impl Fetches {
+    fn suspect(&self, node: NodeId, digest: &Digest) {
+        let mut suspects = self.suspects.lock().expect("no panic while held");
+        suspects.retain(|_, since| since.elapsed() < SUSPECT);
+        suspects.insert((node, digest.clone()), Instant::now());
+    }
+
+    fn trust(&self, node: NodeId, digest: &Digest) {
+        let mut suspects = self.suspects.lock().expect("no panic while held");
+        suspects.remove(&(node, digest.clone()));
+    }
+
+    fn is_suspect(&self, node: NodeId, digest: &Digest) -> bool {
+        let suspects = self.suspects.lock().expect("no panic while held");
+        let since = suspects.get(&(node, digest.clone()));
+        since.is_some_and(|since| since.elapsed() < SUSPECT)
+    }
 }
 
 /// One transfer under way.
@@ -140,6 +164,7 @@ impl Registry {
         size: u64,
         source: &watch::Sender<Option<RegionName>>,
     ) -> Result<(), Error> {
+        let mut sources = Vec::new();
         for (turn, node) in self.holders(digest).await?.into_iter().enumerate() {
             let offset = upload.flush().await?;
             if offset == size && size > 0 {
@@ -154,6 +179,7 @@ impl Registry {
             if let Some((region, _)) = self.inner.peers.address(node) {
                 source.send_replace(Some(region));
             }
+            sources.push(node);
             let mut bytes = response.bytes_stream();
             while let Some(piece) = bytes.next().await {
                 match piece {
@@ -174,10 +200,34 @@ impl Registry {
                 "no reachable region has all of {digest}"
             )));
         }
-        self.keep(upload, digest).await.map(|_| ())
+        let kept = self.keep(upload, digest).await.map(|_| ());
+        if let Err(Error::DigestMismatch(_)) = &kept {
+            self.suspect(sources, digest);
+        }
+        kept
     }
 
-    /// On record first, counted before hints, nearest first; then whoever says that it has it.
+    /// One of these sent wrong bytes: each is to read its copy again, and is asked last meanwhile.
+    fn suspect(&self, sources: Vec<NodeId>, digest: &Digest) {
+        for node in sources {
+            self.inner.fetches.suspect(node, digest);
+            let (registry, digest) = (self.clone(), digest.clone());
+            self.until_stopped(async move {
+                match registry.inner.peers.check_blob(node, &digest).await {
+                    Ok(true) => registry.inner.fetches.trust(node, &digest),
+                    Ok(false) => {
+                        tracing::warn!(%node, %digest, "the copy of another region was bad; it does not count any more")
+                    }
+                    Err(error) => {
+                        tracing::info!(%node, %digest, %error, "a suspect copy could not be checked")
+                    }
+                }
+            });
+        }
+    }
+
+    /// On record first, counted before hints, nearest first; then whoever says that it has it; and
+    /// last those whose bytes were wrong before.
     async fn holders(&self, digest: &Digest) -> Result<Vec<NodeId>, Error> {
         let recorded = self
             .view()
@@ -207,6 +257,7 @@ impl Registry {
             });
         let others: Vec<_> = futures_util::future::join_all(others).await;
         nodes.extend(others.into_iter().flatten());
+        nodes.sort_by_key(|node| self.inner.fetches.is_suspect(*node, digest));
         Ok(nodes)
     }
 
@@ -224,9 +275,14 @@ impl Registry {
             let mut source = fetch.source.clone();
             let mut end = fetch.end.clone();
             let began = async {
+                if size <= HELD_BACK {
+                    // Nothing goes out before the digest is known: another holder can be asked yet.
+                    let _ = end.clone().wait_for(|end| *end != End::Running).await;
+                }
                 tokio::select! {
-                    region = source.wait_for(Option::is_some) => region.ok().and_then(|region| region.clone()),
+                    biased;
                     _ = end.wait_for(|end| *end == End::Failed) => None,
+                    region = source.wait_for(Option::is_some) => region.ok().and_then(|region| region.clone()),
                 }
             };
             if let Ok(Some(region)) = tokio::time::timeout_at(budget.deadline(), began).await {
@@ -262,7 +318,6 @@ impl Registry {
                             Some((Ok(piece), (bytes, at, taken)))
                         }
                         Err(error) if error.kind() == io::ErrorKind::InvalidData && !taken => {
-                            registry.say_lost(&digest);
                             match registry
                                 .read_from_peer(&digest, at..end, size, Budget::default())
                                 .await
@@ -283,16 +338,6 @@ impl Registry {
                 }
             },
         ))
-    }
-
-    fn say_lost(&self, digest: &Digest) {
-        let (metadata, digest) = (self.inner.metadata.clone(), digest.to_string());
-        self.inner.tasks.spawn(async move {
-            let lost = pb::Lost { digests: vec![digest] };
-            if let Err(error) = metadata.write(Body::Lost(lost), Budget::default()).await {
-                tracing::info!(%error, "a lost copy could not be reported yet; the next start does");
-            }
-        });
     }
 
     pub(super) async fn fetch_whole(&self, digest: &Digest, size: u64) -> Result<(), Error> {

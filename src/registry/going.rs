@@ -238,16 +238,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_pauses_ends_its_copies() {
         use crate::blobs::BlobStore;
-        use crate::tasks::Tasks;
         use crate::telemetry::Metrics;
         let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(
-            dir.path(),
-            crate::topology::NodeId(1),
-            Metrics::new(),
-            Tasks::new(),
-        );
-        let store = store.await.unwrap();
+        let node = crate::topology::NodeId(1);
+        let store = BlobStore::open(dir.path(), node, Metrics::new()).await;
+        let (store, _) = store.unwrap();
         let algorithm = crate::oci::Algorithm::Sha256;
         let mut upload = store.staging().create(algorithm).await.unwrap();
         upload.append(Bytes::from_static(b"abc")).await.unwrap();

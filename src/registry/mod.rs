@@ -35,6 +35,8 @@ use crate::topology::RegionName;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::sync::mpsc;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -52,11 +54,17 @@ struct Inner {
     uploads: uploads::Uploads,
     receiving: copies::Receiving,
     sending: sending::Sending,
+    /// The installed snapshot after which files and record were compared last.
+    compared: AtomicU64,
+    /// Whole blobs are read against their digest one at a time.
+    checking: tokio::sync::Mutex<()>,
 }
 
 pub struct Parts {
     pub metadata: Metadata,
     pub blobs: BlobStore,
+    /// What comes with the store: copies that proved bad.
+    pub bad_copies: mpsc::Receiver<Digest>,
     pub peers: Peers,
     pub metrics: Metrics,
     pub tasks: Tasks,
@@ -154,6 +162,7 @@ impl Registry {
         let Parts {
             metadata,
             blobs,
+            bad_copies,
             peers,
             metrics,
             tasks,
@@ -168,12 +177,15 @@ impl Registry {
             fetches: fetch::Fetches::default(),
             receiving: copies::Receiving::default(),
             sending: sending::Sending::default(),
+            compared: AtomicU64::new(0),
+            checking: tokio::sync::Mutex::default(),
         };
         let registry = Registry {
             inner: Arc::new(inner),
         };
         registry.until_stopped(registry.clone().sweep());
         registry.until_stopped(registry.clone().keep_inventory());
+        registry.until_stopped(registry.clone().report_bad_copies(bad_copies));
         registry
     }
 

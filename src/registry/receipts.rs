@@ -56,7 +56,7 @@ impl Gathered {
 impl Registry {
     /// This node's own receipt; None when it does not have the blob, or may not vouch yet.
     pub(super) async fn own_receipt(&self, digest: &Digest) -> io::Result<Option<Receipt>> {
-        if !*self.inner.metadata.boot_applied().borrow() {
+        if !*self.inner.metadata.boot_applied().borrow() || !self.is_compared() {
             return Ok(None);
         }
         let _unchanged = self.inner.blobs.lock(digest).await;

@@ -18,6 +18,7 @@ use std::io;
 pub fn routes(registry: Registry) -> Router {
     Router::new()
         .route("/blobs/{digest}", get(read))
+        .route("/blobs/{digest}/check", post(check))
         .route("/copies/{id}", post(receive).delete(cancel))
         .route("/copies/{id}/finish", post(finish))
         .with_state(registry)
@@ -67,6 +68,19 @@ async fn read(
             let headers = [(http::HeaderName::from_static(SIZE_HEADER), size.to_string())];
             (headers, Body::from_stream(body)).into_response()
         }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Whole and good, or 404: not here, or not any more.
+async fn check(State(registry): State<Registry>, Path(digest): Path<String>) -> Response {
+    let digest: Digest = match digest.parse() {
+        Ok(digest) => digest,
+        Err(error) => return bad(error),
+    };
+    match registry.check_blob(&digest).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => refuse(&Error::BlobUnknown),
         Err(error) => refuse(&error),
     }
 }
