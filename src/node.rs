@@ -299,7 +299,7 @@ impl Node {
             .map_err(NodeError::State)?
             .is_some();
         match &self.config.entrance {
-            Entrance::Bootstrap if identity.cluster().is_none() => {
+            Entrance::Bootstrap if !known => {
                 self.metadata
                     .bootstrap()
                     .await

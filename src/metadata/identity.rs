@@ -74,16 +74,42 @@ pub async fn load_or_create(
     ))
 }
 
-/// Notes which cluster this node belongs to, synced; sets it in `identity`.
+/// Notes which cluster this node is about to join, synced; sets it in `identity`.
 pub async fn belong_to(
     kv: &Kv,
     identity: &Identity,
     cluster_id: &str,
     lineage: &str,
 ) -> io::Result<()> {
+    note_cluster(kv, identity, cluster_id, lineage, false).await
+}
+
+/// Notes the cluster that this node is about to begin, synced; sets it in `identity`.
+pub(super) async fn found(
+    kv: &Kv,
+    identity: &Identity,
+    cluster_id: &str,
+    lineage: &str,
+) -> io::Result<()> {
+    note_cluster(kv, identity, cluster_id, lineage, true).await
+}
+
+/// The cluster that it belongs to was begun, or was to be begun, by this node.
+pub(super) fn is_founder(kv: &Kv) -> io::Result<bool> {
+    Ok(load(kv)?.is_some_and(|record| record.founder))
+}
+
+async fn note_cluster(
+    kv: &Kv,
+    identity: &Identity,
+    cluster_id: &str,
+    lineage: &str,
+    founder: bool,
+) -> io::Result<()> {
     let mut record = load(kv)?.ok_or_else(|| damaged("it is missing"))?;
     record.cluster_id = cluster_id.to_owned();
     record.lineage = lineage.to_owned();
+    record.founder = founder;
     store(kv, &record).await?;
     identity.set_cluster(ClusterIdentity {
         cluster_id: cluster_id.to_owned(),

@@ -122,13 +122,21 @@ impl Metadata {
     /// state.
     pub async fn bootstrap(&self) -> Result<(), Error> {
         let identity = &self.inner.identity;
-        if let Some(cluster) = identity.cluster() {
-            return Err(Error::Unavailable(format!(
-                "this data directory belongs to cluster {} already; bootstrap needs an empty one",
-                cluster.cluster_id
-            )));
+        let kv = &self.inner.kv;
+        match identity.cluster() {
+            None => identity::found(kv, identity, &random_id(), &random_id()).await?,
+            // A crash came between this note and the first entry.
+            Some(_) if identity::is_founder(kv)? => {}
+            Some(cluster) => {
+                return Err(Error::Unavailable(format!(
+                    "this data directory belongs to cluster {} already; bootstrap needs an empty one",
+                    cluster.cluster_id
+                )));
+            }
         }
-        identity::belong_to(&self.inner.kv, identity, &random_id(), &random_id()).await?;
+        if self.raft.is_initialized().await.map_err(unavailable)? {
+            return self.wait_for_cluster(Budget::default()).await;
+        }
         let node = Node {
             region: identity.region().clone(),
             peer: identity.peer_address().to_owned(),
@@ -232,6 +240,65 @@ fn config(timing: Timing) -> Result<Config, openraft::ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
+    use crate::metadata::Kv;
+    use crate::peers::Connector;
+    use crate::peers::Identity;
+    use crate::peers::Peers;
+    use crate::tasks::Tasks;
+    use crate::telemetry::Metrics;
+    use crate::topology::Role;
+    use std::path::Path;
+
+    async fn identity(kv: &Kv) -> Identity {
+        let region = Some("r1".parse().unwrap());
+        let loaded = identity::load_or_create(kv, region, Role::Voter, "127.0.0.1:1".to_owned());
+        loaded.await.unwrap()
+    }
+
+    async fn start(kv: Kv, snapshots: &Path, tasks: &Tasks) -> Metadata {
+        let identity = identity(&kv).await;
+        let parts = Parts {
+            snapshots: snapshots.to_owned(),
+            peers: Peers::new(identity.clone(), Connector::tcp(None), None, tasks).unwrap(),
+            kv,
+            identity,
+            clock: Clock::System,
+            timing: Timing {
+                heartbeat: Duration::from_millis(100),
+                election_min: Duration::from_millis(300),
+                election_max: Duration::from_millis(600),
+            },
+            metrics: Metrics::new(),
+            tasks: tasks.clone(),
+        };
+        Metadata::start(parts).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_bootstrap_that_a_crash_cut_short_is_completed_by_the_next_start() {
+        let (dir, tasks, kv) = (tempfile::tempdir().unwrap(), Tasks::new(), Kv::memory());
+        let first = identity(&kv).await;
+        identity::found(&kv, &first, "c", "l").await.unwrap();
+        let after_crash = kv.after_power_cut().unwrap();
+        let metadata = start(after_crash, dir.path(), &tasks).await;
+        metadata.bootstrap().await.unwrap();
+        let cluster = metadata.view().cluster().unwrap().unwrap();
+        assert_eq!(cluster.cluster_id, "c");
+        metadata.shutdown().await;
+        tasks.stop_and_wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_has_met_a_cluster_does_not_begin_another() {
+        let (dir, tasks, kv) = (tempfile::tempdir().unwrap(), Tasks::new(), Kv::memory());
+        let first = identity(&kv).await;
+        identity::belong_to(&kv, &first, "c", "l").await.unwrap();
+        let metadata = start(kv, dir.path(), &tasks).await;
+        assert!(metadata.bootstrap().await.is_err());
+        metadata.shutdown().await;
+        tasks.stop_and_wait().await;
+    }
 
     #[test]
     fn the_timing_of_each_profile_is_accepted() {
