@@ -415,6 +415,25 @@ async fn end_12_referrers_of_a_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn end_4b_a_post_that_only_names_its_digest_begins_an_upload() {
+    let (_cluster, client) = one().await;
+    let (digest, empty) = (sha256(b"to come"), sha256(b""));
+    let post = |digest: &Digest| {
+        let uploads = format!("/v2/post/app/blobs/uploads/?digest={digest}");
+        client.request(Method::POST, &uploads).send()
+    };
+    assert_eq!(post(&empty).await.unwrap().status(), 201);
+    let begun = post(&digest).await.unwrap();
+    assert_eq!(begun.status(), 202);
+    let location = begun.headers()["location"].to_str().unwrap().to_owned();
+    let put = client
+        .request(Method::PUT, &location)
+        .query(&[("digest", digest.to_string())])
+        .body("to come");
+    assert_eq!(put.send().await.unwrap().status(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn end_14_a_cancelled_upload_is_gone() {
     let (_cluster, client) = one().await;
     let path = start_upload(&client, "cancel/app").await;

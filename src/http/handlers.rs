@@ -1,6 +1,6 @@
 //! One function per endpoint of the distribution spec.
 
-use super::body as incoming;
+use super::body::Incoming;
 use super::error::Failure;
 use super::headers::{self, etag, value};
 use super::query::{Page, Query};
@@ -21,7 +21,7 @@ type Answer = Result<Response, Failure>;
 
 const MANIFEST_MAX: usize = 4 << 20;
 
-pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: Body) -> Answer {
+pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: Incoming) -> Answer {
     let action = match request.method {
         Method::GET | Method::HEAD => Action::Pull,
         Method::DELETE => Action::Delete,
@@ -217,7 +217,7 @@ async fn put_manifest(
     repository: Repository,
     reference: &Reference,
     request: &Parts,
-    body: Body,
+    body: Incoming,
 ) -> Answer {
     let tags: Vec<Tag> = query(request)
         .all("tag")
@@ -225,7 +225,7 @@ async fn put_manifest(
         .collect::<Result<_, _>>()?;
     let content_type = headers::text(&request.headers, header::CONTENT_TYPE).map(str::to_owned);
     let precondition = precondition(&request.headers);
-    let bytes = incoming::collect(body, MANIFEST_MAX).await?;
+    let bytes = body.collect(MANIFEST_MAX).await?;
     let asked = !tags.is_empty();
     let put = PutManifest {
         reference: reference.clone(),
@@ -321,7 +321,7 @@ async fn start_upload(
     registry: &Registry,
     repository: Repository,
     request: &Parts,
-    body: Body,
+    body: Incoming,
 ) -> Answer {
     let name = repository.name().clone();
     let asked = query(request);
@@ -357,13 +357,18 @@ async fn start_upload(
     let Some(digest) = digest else {
         return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
     };
-    let stored = async {
-        repository
-            .append_upload(&id, None, None, incoming::stream(body))
-            .await?;
-        repository.finish_upload(&id, &digest).await
+    let appended = repository
+        .append_upload(&id, None, None, body.stream())
+        .await;
+    let stored = match appended {
+        // The client only names what it is about to send.
+        Ok(0) if digest != Digest::of(digest.algorithm(), b"") => {
+            return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
+        }
+        Ok(_) => repository.finish_upload(&id, &digest).await,
+        Err(error) => Err(error),
     };
-    match stored.await {
+    match stored {
         Ok(_) => Ok(blob_created(&name, &digest)),
         Err(error) => {
             // Nothing is left of a failed single request; it may be gone already.
@@ -378,7 +383,7 @@ async fn append(
     repository: &Repository,
     id: &str,
     request: &Parts,
-    body: Body,
+    body: Incoming,
 ) -> Result<u64, Failure> {
     let chunk = match headers::text(&request.headers, header::CONTENT_RANGE) {
         Some(text) => Some(parse_chunk(text).ok_or_else(|| {
@@ -389,7 +394,7 @@ async fn append(
         })?),
         None => None,
     };
-    let stream: ByteStream = incoming::stream(body);
+    let stream: ByteStream = body.stream();
     let done = repository
         .append_upload(id, chunk.map(|c| c.start), chunk.map(|c| c.length), stream)
         .await;
@@ -399,7 +404,12 @@ async fn append(
     })
 }
 
-async fn finish_upload(repository: Repository, id: &str, request: &Parts, body: Body) -> Answer {
+async fn finish_upload(
+    repository: Repository,
+    id: &str,
+    request: &Parts,
+    body: Incoming,
+) -> Answer {
     let missing = || Failure::bad_request("DIGEST_INVALID", "the closing PUT needs ?digest=");
     let digest: Digest = query(request)
         .first("digest")

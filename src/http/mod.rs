@@ -15,8 +15,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use body::Incoming;
 use error::Failure;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use route::Route;
 use std::time::Instant;
 
@@ -28,6 +29,7 @@ pub fn router(registry: Registry) -> Router {
 async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     let began = Instant::now();
     let (request, body) = request.into_parts();
+    let body = Incoming::new(body);
     let method = request.method.clone();
     let path = request.uri.path().to_owned();
     let is_head = method == Method::HEAD;
@@ -48,7 +50,7 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
         reference.unwrap_or_default(),
     );
     let answer = match routed {
-        Ok(route) => handlers::handle(&registry, route, &request, body).await,
+        Ok(route) => handlers::handle(&registry, route, &request, body.clone()).await,
         Err(refused) => Err(Failure::from(refused)),
     };
     let mut cause = None;
@@ -67,6 +69,10 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     );
     set.insert(headers::INDEX, headers::value(registry.index_token()));
     let status = response.status();
+    let is_refused = status.is_client_error() || status.is_server_error();
+    if is_refused && !request.headers.contains_key(header::EXPECT) {
+        body.drain().await;
+    }
     let ms = began.elapsed().as_millis();
     match cause {
         Some(cause) => {
