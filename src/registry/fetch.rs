@@ -11,7 +11,7 @@ use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
 use crate::telemetry::FetchResult;
 use crate::topology::{NodeId, RegionName};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
@@ -181,12 +181,18 @@ impl Registry {
             }
             sources.push(node);
             let mut bytes = response.bytes_stream();
-            while let Some(piece) = bytes.next().await {
-                match piece {
-                    Ok(piece) if upload.len() + piece.len() as u64 <= size => {
-                        upload.append(piece).await?;
-                        // Readers see it at once, not only when a batch is full.
+            loop {
+                let piece = match bytes.next().now_or_never() {
+                    Some(piece) => piece,
+                    None => {
+                        // Readers see all that came before more of it is waited for.
                         upload.flush().await?;
+                        bytes.next().await
+                    }
+                };
+                match piece {
+                    Some(Ok(piece)) if upload.len() + piece.len() as u64 <= size => {
+                        upload.append(piece).await?;
                     }
                     _ => break,
                 }
@@ -277,7 +283,12 @@ impl Registry {
             let began = async {
                 if size <= HELD_BACK {
                     // Nothing goes out before the digest is known: another holder can be asked yet.
-                    let _ = end.clone().wait_for(|end| *end != End::Running).await;
+                    let mut progress = fetch.growing.progress();
+                    let is_over = |now: &Progress| !matches!(now, Progress::Growing { .. });
+                    let over = progress.wait_for(is_over).await.ok().map(|now| *now);
+                    if !matches!(over, Some(Progress::Done { .. })) {
+                        return None;
+                    }
                 }
                 tokio::select! {
                     biased;
@@ -382,20 +393,15 @@ async fn next_piece(
     let (mut progress, mut end) = (fetch.growing.progress(), fetch.end.clone());
     let cut = || io::Error::other("the transfer from another region failed");
     loop {
-        let written = match *progress.borrow_and_update() {
-            Progress::Growing { len } | Progress::Done { len } => len,
+        let readable = match *progress.borrow_and_update() {
+            Progress::Growing { len } => len.min(size.saturating_sub(HELD_BACK)),
+            // The digest is right; that it is not synced yet does not matter to a reader.
+            Progress::Done { len } => len,
             Progress::Failed => return Err(cut()),
         };
-        let is_good = match *end.borrow_and_update() {
-            End::Good => true,
-            End::Running => false,
-            End::Failed => return Err(cut()),
-        };
-        let readable = if is_good {
-            written
-        } else {
-            written.min(size.saturating_sub(HELD_BACK))
-        };
+        if *end.borrow_and_update() == End::Failed {
+            return Err(cut());
+        }
         let upto = readable.min(end_of_range);
         if at < upto {
             let len = usize::try_from((upto - at).min(PIECE)).map_err(io::Error::other)?;
