@@ -279,18 +279,13 @@ async fn a_holder_that_sends_wrong_bytes_is_found_out_and_the_next_one_is_asked(
         replace_with_other_bytes(&file, len);
         cluster.kill(good);
         let client = cluster.client(without);
-        let pull = tokio::spawn({
-            let image = image.clone();
-            async move { body(&client, &image).await }
-        });
-        eventually(
-            "the bad copy is out of the way",
-            Duration::from_secs(20),
-            || async { (!file.exists()).then_some(()) },
-        )
-        .await;
-        cluster.run(good);
-        let pulled = pull.await.unwrap();
+        let mend = async {
+            let gone = || async { (!file.exists()).then_some(()) };
+            let limit = Duration::from_secs(20);
+            eventually("the bad copy is out of the way", limit, gone).await;
+            cluster.run(good);
+        };
+        let (pulled, ()) = tokio::join!(body(&client, &image), mend);
         if len > MIB {
             assert!(pulled.is_err(), "wrong bytes began to come, and were cut");
             let again = body(&cluster.client(without), &image).await;

@@ -6,6 +6,7 @@
 mod bad_input;
 mod dev_command;
 mod freshness;
+mod full_disk;
 mod harness;
 mod lazy_fetch;
 mod leader_loss;

@@ -3,6 +3,8 @@
 
 use super::blocking;
 use super::disk::Checksums;
+use crate::durability;
+use crate::durability::Room;
 use crate::oci::{Algorithm, Digest, Hasher};
 use bytes::Bytes;
 use std::fs::File;
@@ -10,7 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Written at once; as much again may be on its way to disk.
@@ -43,20 +45,45 @@ pub struct Upload {
 
 struct State {
     file: File,
+    written: u64,
+    sums: Sums,
+}
+
+struct Sums {
     hasher: Hasher,
     checksums: Checksums,
-    written: u64,
 }
 
 impl State {
-    fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
-        for piece in pieces {
-            self.file.write_all(piece)?;
-            self.hasher.update(piece);
-            self.checksums.update(piece);
-            self.written += piece.len() as u64;
-        }
-        Ok(())
+    /// Written here and summed on another thread: each takes a good part of the time.
+    fn write(self, pieces: Vec<Bytes>) -> JoinHandle<io::Result<State>> {
+        let State {
+            mut file,
+            mut written,
+            mut sums,
+        } = self;
+        let (summed, all_summed) = oneshot::channel();
+        let to_sum = pieces.clone();
+        tokio::task::spawn_blocking(move || {
+            for piece in &to_sum {
+                sums.hasher.update(piece);
+                sums.checksums.update(piece);
+            }
+            // Nobody waits when the upload was dropped.
+            let _ = summed.send(sums);
+        });
+        tokio::task::spawn_blocking(move || {
+            for piece in &pieces {
+                file.write_all(piece)?;
+                written += piece.len() as u64;
+            }
+            let sums = all_summed.blocking_recv().map_err(io::Error::other)?;
+            Ok(State {
+                file,
+                written,
+                sums,
+            })
+        })
     }
 }
 
@@ -89,11 +116,13 @@ impl Staging {
         Staging { dir }
     }
 
+    /// `StorageFull` when the volume is down to its reserve, here as later on.
     /// `algorithm` is hashed as the bytes come; for another, `finish` reads them again.
     pub async fn create(&self, algorithm: Algorithm) -> io::Result<Upload> {
         let path = self.dir.join(format!("{:032x}", rand::random::<u128>()));
         let at = path.clone();
         let file = blocking(move || {
+            durability::check_room(at.parent().unwrap_or(&at), Room::Blobs)?;
             File::options()
                 .read(true)
                 .write(true)
@@ -104,9 +133,11 @@ impl Staging {
         let reader = Arc::new(file.try_clone()?);
         let state = State {
             file,
-            hasher: Hasher::new(algorithm),
-            checksums: Checksums::default(),
             written: 0,
+            sums: Sums {
+                hasher: Hasher::new(algorithm),
+                checksums: Checksums::default(),
+            },
         };
         Ok(Upload {
             path: Some(path),
@@ -131,13 +162,17 @@ impl Upload {
         self.accepted == 0
     }
 
-    /// Waits only while a batch before the last is still on its way to disk.
+    /// Waits only while a batch before the last is still on its way to disk. After `StorageFull` the
+    /// upload can go on from where it is.
     pub async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
         self.accepted += bytes.len() as u64;
         self.pending_len += bytes.len();
         self.pending.push(bytes);
         if self.pending_len >= BATCH {
             self.settle().await?;
+            if let Some(path) = &self.path {
+                durability::check_room(path, Room::Blobs)?;
+            }
             self.start();
         }
         Ok(())
@@ -146,17 +181,18 @@ impl Upload {
     fn start(&mut self) {
         let pieces = std::mem::take(&mut self.pending);
         self.pending_len = 0;
-        if let Some(mut state) = self.state.take() {
-            self.writing = Some(tokio::task::spawn_blocking(move || {
-                state.write(&pieces)?;
-                Ok(state)
-            }));
+        if let Some(state) = self.state.take() {
+            self.writing = Some(state.write(pieces));
         }
     }
 
     async fn settle(&mut self) -> io::Result<()> {
-        if let Some(writing) = self.writing.take() {
-            let state = writing.await.map_err(io::Error::other)??;
+        // Taken when it is over, not before: a request may be dropped at any await, and the next
+        // one goes on with the upload.
+        if let Some(writing) = &mut self.writing {
+            let written = writing.await;
+            self.writing = None;
+            let state = written.map_err(io::Error::other)??;
             self.progress
                 .send_replace(Progress::Growing { len: state.written });
             self.state = Some(state);
@@ -189,11 +225,11 @@ impl Upload {
         self.flush().await?;
         let missing = || io::Error::other("an earlier write of this upload failed");
         let mut state = self.state.take().ok_or_else(missing)?;
-        if state.hasher.algorithm() != expected.algorithm() {
+        if state.sums.hasher.algorithm() != expected.algorithm() {
             let algorithm = expected.algorithm();
             state = blocking(move || rehash(state, algorithm)).await?;
         }
-        let actual = state.hasher.finish();
+        let actual = state.sums.hasher.finish();
         if actual != *expected {
             return Err(FinishError::DigestMismatch {
                 expected: expected.clone(),
@@ -206,7 +242,7 @@ impl Upload {
             digest: actual,
             path: self.path.take(),
             file: Some(state.file),
-            checksums: state.checksums,
+            checksums: state.sums.checksums,
             size: state.written,
         })
     }
@@ -223,7 +259,7 @@ fn rehash(mut state: State, algorithm: Algorithm) -> io::Result<State> {
         }
         hasher.update(&buffer[..n]);
     }
-    state.hasher = hasher;
+    state.sums.hasher = hasher;
     Ok(state)
 }
 

@@ -171,6 +171,22 @@ async fn a_wrong_digest_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_append_that_is_dropped_half_way_does_no_harm() {
+    use futures_util::FutureExt;
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let bytes = some_bytes(9 << 20);
+    let mut upload = store.staging().create(Algorithm::Sha256).await.unwrap();
+    for piece in bytes.chunks(1 << 20) {
+        // As when the connection of the request breaks.
+        let _ = upload.append(Bytes::copy_from_slice(piece)).now_or_never();
+    }
+    assert_eq!(upload.flush().await.unwrap(), 9 << 20);
+    let staged = upload.finish(&Digest::of(Algorithm::Sha256, &bytes)).await;
+    store.adopt(staged.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_sees_what_is_written_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path()).await;

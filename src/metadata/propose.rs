@@ -4,6 +4,8 @@
 use super::Metadata;
 use super::answers::Wait;
 use super::leader::pointer;
+use crate::durability;
+use crate::durability::Room;
 use crate::proto::peer::v1 as peer;
 use crate::proto::peer::v1::propose_response::Result as Proposal;
 use crate::proto::state::v1 as pb;
@@ -13,6 +15,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::errors::RaftError;
 use prost::Message;
+use std::io;
 use std::time::Duration;
 
 /// How much may be under way at the leader at once (A13).
@@ -65,6 +68,9 @@ impl Metadata {
             return Proposed::NotLeader(self.other_leader());
         }
         let is_push = matches!(command.body, Some(Body::PutManifest(_)));
+        if is_push && let Err(error) = self.check_room() {
+            return Proposed::Decided(disk_full(&error));
+        }
         let outcome = match self.append(command).await {
             Proposed::Decided(outcome) => outcome,
             other => return other,
@@ -78,6 +84,11 @@ impl Metadata {
             true => Proposed::Decided(outcome),
             false => Proposed::Unknown,
         }
+    }
+
+    /// Pushes end before the volume of the metadata store is full; what makes room goes on (A14).
+    pub(super) fn check_room(&self) -> io::Result<()> {
+        durability::check_room(&self.inner.snapshots, Room::Manifests)
     }
 
     /// A push is answered only when as many regions have it in their logs as have to hold its
@@ -157,6 +168,17 @@ impl Metadata {
                 _ = leader.changed() => {}
             }
         }
+    }
+}
+
+fn disk_full(error: &io::Error) -> pb::Outcome {
+    let refused = pb::Refused {
+        reason: pb::Reason::DiskFull.into(),
+        message: format!("the metadata volume of the leader: {error}"),
+    };
+    pb::Outcome {
+        index: 0,
+        result: Some(pb::outcome::Result::Refused(refused)),
     }
 }
 

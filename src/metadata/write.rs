@@ -106,6 +106,9 @@ impl Metadata {
     }
 
     async fn write_to_the_end(&self, body: Body, budget: Budget) -> Result<pb::Outcome, Error> {
+        if matches!(body, Body::PutManifest(_)) {
+            self.check_room()?;
+        }
         self.wait_for_boot(budget).await?;
         let mut ticket = Ticket::new(self);
         let written = self.propose(&mut ticket, body, budget).await;

@@ -47,7 +47,9 @@ pub enum Error {
     /// The client's body broke off.
     #[error("the request body ended early")]
     ClientGone(#[source] io::Error),
-    #[error("no space left")]
+    #[error(
+        "a disk of this cluster is nearly full: delete what is not needed, make its volume larger, or push to another region"
+    )]
     DiskFull,
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),

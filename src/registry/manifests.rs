@@ -23,6 +23,7 @@ fn refused(refused: pb::Refused) -> Error {
         pb::Reason::ManifestUnknown | pb::Reason::TagUnknown => Error::ManifestUnknown,
         pb::Reason::RepositoryUnknown => Error::RepositoryUnknown,
         pb::Reason::BlobInUse => Error::BlobInUse,
+        pb::Reason::DiskFull => Error::DiskFull,
         pb::Reason::RequestSettled => {
             Error::Unavailable("this write was given up before; repeat it".to_owned())
         }
