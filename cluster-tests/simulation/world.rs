@@ -2,15 +2,15 @@
 
 use futures_util::future::BoxFuture;
 use roadstead::clock::Clock;
-use roadstead::cluster::membership;
+use roadstead::config::Entrance;
+use roadstead::config::Profile;
 use roadstead::metadata::Kv;
 use roadstead::metadata::Metadata;
-use roadstead::metadata::Parts;
-use roadstead::metadata::Timing;
-use roadstead::metadata::identity;
+use roadstead::node::member::Member;
+use roadstead::node::member::Parts;
+use roadstead::node::member::Place;
 use roadstead::peers::Connector;
 use roadstead::peers::Io;
-use roadstead::peers::Peers;
 use roadstead::rpc;
 use roadstead::tasks::Tasks;
 use roadstead::telemetry::Metrics;
@@ -28,7 +28,6 @@ use tokio::sync::oneshot;
 pub const REGIONS: [&str; 3] = ["r1", "r2", "r3"];
 pub const PAUSE: Duration = Duration::from_millis(100);
 const PORT: u16 = 5010;
-const PROFILE: &str = "local";
 
 pub type Failure = Box<dyn std::error::Error>;
 /// Something to do on a node, in its own runtime.
@@ -95,58 +94,43 @@ fn connector() -> Connector {
     }))
 }
 
-/// One machine, from power on. Like `node.rs`, without blobs.
+/// One machine, from power on: a whole member, on parts of the simulation.
 pub async fn machine(world: Arc<World>, name: &'static str) -> Result<(), Failure> {
     let tasks = Tasks::new();
-    let kv = world
-        .disks
-        .lock()
-        .unwrap()
-        .get(name)
-        .cloned()
-        .ok_or("no disk")?;
-    let region = Some(name.parse()?);
-    let address = format!("{name}:{PORT}");
-    let identity = identity::load_or_create(&kv, region, Role::Voter, address).await?;
-    let peers = Peers::new(identity.clone(), connector(), None, &tasks)?;
-    let (is_first, is_new) = (name == REGIONS[0], identity.cluster().is_none());
-    let seeds = [format!("{}:{PORT}", REGIONS[0])];
-    if is_new && !is_first {
-        membership::meet(&kv, &identity, &peers, &seeds, PROFILE, &tasks).await?;
-    }
+    let disk = world.disks.lock().unwrap().get(name).cloned();
     let snapshots = world.scratch.join(name);
     std::fs::create_dir_all(&snapshots)?;
-    let metadata = Metadata::start(Parts {
-        kv,
-        snapshots,
-        identity,
-        peers: peers.clone(),
+    let parts = Parts {
+        kv: disk.ok_or("no disk")?,
         clock: Clock::simulated(),
-        timing: Timing {
-            heartbeat: Duration::from_millis(200),
-            election_min: Duration::from_secs(1),
-            election_max: Duration::from_secs(2),
-        },
+        connector: connector(),
+        source: None,
+        snapshots,
         metrics: Metrics::new(),
         tasks: tasks.clone(),
-    })
-    .await?;
-    tasks.spawn(listen(metadata.clone(), peers.clone(), tasks.clone()));
-    if is_new && is_first {
-        metadata.bootstrap().await?;
-    } else if is_new {
-        membership::join(&metadata, &peers, &seeds, PROFILE, &tasks).await?;
-    }
+    };
+    let place = Place {
+        region: Some(name.parse()?),
+        role: Role::Voter,
+        peer_address: format!("{name}:{PORT}"),
+        entrance: match name == REGIONS[0] {
+            true => Entrance::Bootstrap,
+            false => Entrance::Join(vec![format!("{}:{PORT}", REGIONS[0])]),
+        },
+        profile: Profile::Local,
+    };
+    let member = Member::start(place, parts).await?;
+    tasks.spawn(listen(member.router(None), tasks.clone()));
+    member.enter().await?;
     let (door, mut jobs) = mpsc::unbounded_channel::<Job>();
     world.doors.lock().unwrap().insert(name, door);
     while let Some(job) = jobs.recv().await {
-        tasks.spawn(job(metadata.clone()));
+        tasks.spawn(job(member.metadata().clone()));
     }
     Ok(())
 }
 
-async fn listen(metadata: Metadata, peers: Peers, tasks: Tasks) -> io::Result<()> {
-    let router = rpc::router(metadata, peers, None, PROFILE.to_owned());
+async fn listen(router: axum::Router, tasks: Tasks) -> io::Result<()> {
     let listener = turmoil::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     loop {
         let (stream, _) = listener.accept().await?;

@@ -1,31 +1,27 @@
-//! Builds every part of a node, starts every task, and stops them in reverse. The only file that
+//! Builds every part of a node, starts every task, and stops them in reverse. The only module that
 //! sees every layer.
 //!
 //! A listener is bound before anything is written, so that a wrong address costs nothing. The
 //! ops listener answers from the start; the peer listener before the node asks to be let in,
 //! since a leader then calls back.
 
+mod error;
+pub mod member;
+
+pub use error::NodeError;
+
 use crate::api;
-use crate::blobs;
 use crate::blobs::BlobStore;
 use crate::clock::Clock;
-use crate::cluster::membership;
-use crate::cluster::membership::JoinError;
 use crate::cluster::replication;
 use crate::config::Config;
-use crate::config::Entrance;
 use crate::http;
-use crate::metadata;
 use crate::metadata::Kv;
-use crate::metadata::Metadata;
-use crate::metadata::identity;
-use crate::metadata::identity::IdentityError;
 use crate::metadata::kv;
 use crate::ops;
 use crate::ops::Health;
 use crate::ops::Purpose;
 use crate::peers::Connector;
-use crate::peers::Peers;
 use crate::registry;
 use crate::registry::Registry;
 use crate::rpc;
@@ -34,10 +30,12 @@ use crate::server::ListenError;
 use crate::server::Server;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use member::Member;
+use member::Parts;
+use member::Place;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -49,88 +47,9 @@ const FINISH: Duration = Duration::from_secs(10);
 /// For loops to notice that they are to stop, and for peers' transfers to end.
 const WIND_DOWN: Duration = Duration::from_secs(5);
 
-/// Why a node does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    #[error("use the data directory {path}")]
-    DataDir {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the data directory {path} is in use by another process")]
-    InUse { path: PathBuf },
-    #[error(transparent)]
-    Store(#[from] kv::OpenError),
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error("start the client for other nodes")]
-    Peers(#[from] reqwest::Error),
-    #[error(transparent)]
-    Metadata(#[from] metadata::StartError),
-    #[error(transparent)]
-    Blobs(#[from] blobs::OpenError),
-    #[error("begin a new cluster")]
-    Bootstrap(#[source] metadata::Error),
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    #[error("this node is in no cluster yet, and its configuration names no way into one")]
-    Outside,
-    #[error("read this node's own record")]
-    State(#[source] io::Error),
-    #[error("serve on a listener")]
-    Serve(#[source] io::Error),
-}
-
-impl NodeError {
-    /// What an operator can do about it.
-    pub fn next(&self) -> &'static str {
-        match self {
-            NodeError::DataDir { .. } | NodeError::Identity(IdentityError::Io(_)) => {
-                "check that the directory is on a working disk and belongs to the user that runs this"
-            }
-            NodeError::InUse { .. } | NodeError::Store(kv::OpenError::Busy { .. }) => {
-                "stop the process that uses it, or give this node a data directory of its own"
-            }
-            NodeError::Store(kv::OpenError::Damaged { .. }) => {
-                "rejoin under a new id: move the data directory away (keep it until all is well), then start this node with an empty one and --join HOST:PORT of a healthy peer; what it held is copied from the other regions"
-            }
-            NodeError::Identity(_) | NodeError::Blobs(_) => {
-                "name the data directory that belongs to this node, or an empty one for a new node"
-            }
-            NodeError::Listen(_) => "choose a free address of this machine, or stop what uses it",
-            NodeError::Bootstrap(_) | NodeError::Outside => {
-                "begin a new cluster with an empty data directory and --bootstrap, or enter one with --join HOST:PORT"
-            }
-            NodeError::Join(_) => {
-                "`roadstead status` on a node of the cluster shows its regions; each region joins once, under a name of its own"
-            }
-            _ => "look into the log of this node",
-        }
-    }
-
-    /// The configuration is at fault, not the machine.
-    pub fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            NodeError::InUse { .. }
-                | NodeError::Identity(IdentityError::OtherRegion { .. })
-                | NodeError::Listen(_)
-                | NodeError::Outside
-                | NodeError::Join(JoinError::Refused(_))
-                | NodeError::Blobs(blobs::OpenError::OtherNode { .. })
-        )
-    }
-}
-
 /// A node that runs, and all that must be stopped again.
 pub struct Node {
-    config: Config,
-    kv: Kv,
-    metadata: Metadata,
-    peers: Peers,
+    member: Member,
     registry: Option<Registry>,
     health: Health,
     servers: Servers,
@@ -199,46 +118,37 @@ impl Node {
         )
         .map_err(NodeError::Serve)?;
 
-        let kv = open_store(&config, &tasks).await?;
         let peer_address = match &config.peer_advertise {
             Some(address) => address.clone(),
-            None => listeners
-                .peer
-                .local_addr()
-                .map_err(NodeError::Serve)?
-                .to_string(),
+            None => {
+                let bound = listeners.peer.local_addr().map_err(NodeError::Serve)?;
+                bound.to_string()
+            }
         };
-        let identity =
-            identity::load_or_create(&kv, config.region.clone(), config.role, peer_address).await?;
+        let place = Place {
+            region: config.region.clone(),
+            role: config.role,
+            peer_address,
+            entrance: config.entrance.clone(),
+            profile: config.profile,
+        };
         let source = Some(config.peer_listen.ip()).filter(|ip| !ip.is_unspecified());
-        let peers = Peers::new(identity.clone(), Connector::tcp(source), source, &tasks)?;
-        if let (Entrance::Join(addresses), None) = (&config.entrance, identity.cluster()) {
-            let profile = config.profile.as_str();
-            membership::meet(&kv, &identity, &peers, addresses, profile, &tasks).await?;
-        }
-        let metadata = Metadata::start(metadata::Parts {
-            kv: kv.clone(),
-            snapshots: config.data_dir.join("meta").join("snapshots"),
-            identity: identity.clone(),
-            peers: peers.clone(),
+        let parts = Parts {
+            kv: open_store(&config, &tasks).await?,
             clock: Clock::System,
-            timing: config.profile.timing(),
+            connector: Connector::tcp(source),
+            source,
+            snapshots: config.data_dir.join("meta").join("snapshots"),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
-        })
-        .await?;
-
-        let router = |registry| {
-            rpc::router(
-                metadata.clone(),
-                peers.clone(),
-                registry,
-                config.profile.as_str().to_owned(),
-            )
         };
+        let member = Member::start(place, parts).await?;
+        let (metadata, peers) = (member.metadata(), member.peers());
+        let identity = member.identity();
+
         // A witness keeps no blobs and serves no registry. The directory knows its role best.
         let (registry, registry_server, peer_router) = match identity.role().keeps_blobs() {
-            false => (None, None, router(None)),
+            false => (None, None, member.router(None)),
             true => {
                 let listener = server::bind("registry", config.registry_listen).await?;
                 let root = config.data_dir.join("blobs");
@@ -261,7 +171,7 @@ impl Node {
                 let routes = api::router(api, http::router(registry.clone()));
                 let server =
                     Server::http("registry", listener, routes).map_err(NodeError::Serve)?;
-                let peer_router = router(Some(registry.clone()));
+                let peer_router = member.router(Some(registry.clone()));
                 (Some(registry), Some(server), peer_router)
             }
         };
@@ -275,10 +185,7 @@ impl Node {
             ops,
         };
         Ok(Node {
-            config,
-            kv,
-            metadata,
-            peers,
+            member,
             registry,
             health,
             servers,
@@ -289,42 +196,19 @@ impl Node {
 
     /// Gets the node into its cluster, which may take as long as its peers let it wait.
     pub async fn enter(&self) -> Result<(), NodeError> {
-        let identity = self.metadata.identity();
-        // Its own start was recorded once, so it need not ask anyone: it serves at once, also when
-        // no other node is left.
-        let known = self
-            .metadata
-            .view()
-            .node(identity.node())
-            .map_err(NodeError::State)?
-            .is_some();
-        match &self.config.entrance {
-            Entrance::Bootstrap if !known => {
-                self.metadata
-                    .bootstrap()
-                    .await
-                    .map_err(NodeError::Bootstrap)?;
-            }
-            Entrance::Join(addresses) if !known => {
-                let profile = self.config.profile.as_str();
-                membership::join(&self.metadata, &self.peers, addresses, profile, &self.tasks)
-                    .await?;
-            }
-            Entrance::Join(addresses) if !self.is_in_its_role() => self.join_again(addresses),
-            Entrance::Inside if identity.cluster().is_none() => return Err(NodeError::Outside),
-            _ => {}
-        }
+        self.member.enter().await?;
         let registry = self.registry.clone();
         if let Some(registry) = &registry {
             replication::start(registry, &self.tasks);
         }
-        let metadata = self.metadata.clone();
+        let metadata = self.member.metadata().clone();
         self.health
             .entered(move |purpose| match (&registry, purpose) {
                 (Some(registry), Purpose::Reads) => registry.takes_pulls(),
                 (Some(registry), Purpose::Writes) => registry.takes_pushes(),
                 (None, _) => metadata.status().leader.is_some(),
             });
+        let identity = self.member.identity();
         tracing::info!(
             node = %identity.node(),
             region = %identity.region(),
@@ -337,30 +221,6 @@ impl Node {
         Ok(())
     }
 
-    /// A crash may have come between becoming a learner and becoming a voter. What was done is not
-    /// repeated.
-    fn join_again(&self, addresses: &[String]) {
-        let (metadata, peers, tasks) = (
-            self.metadata.clone(),
-            self.peers.clone(),
-            self.tasks.clone(),
-        );
-        let (addresses, profile) = (addresses.to_vec(), self.config.profile.as_str());
-        self.tasks.spawn(async move {
-            match membership::join(&metadata, &peers, &addresses, profile, &tasks).await {
-                Ok(()) | Err(JoinError::Stopped) => {}
-                Err(error) => tracing::warn!(%error, "this node could not complete its join"),
-            }
-        });
-    }
-
-    fn is_in_its_role(&self) -> bool {
-        let identity = self.metadata.identity();
-        let status = self.metadata.status();
-        let is_member = status.members.iter().any(|(id, _)| *id == identity.node());
-        is_member && (!identity.role().votes() || status.voters.contains(&identity.node()))
-    }
-
     /// Stops in the order in which clients and the cluster notice least: no new requests, those
     /// under way end, another node leads, then everything else.
     pub async fn stop(self) {
@@ -369,13 +229,11 @@ impl Node {
         if let Some(server) = self.servers.registry {
             server.stop(FINISH).await;
         }
-        self.metadata.shutdown().await;
+        self.member.shutdown().await;
         wind_down(&self.tasks).await;
         self.servers.peer.stop(WIND_DOWN).await;
         self.servers.ops.stop(WIND_DOWN).await;
-        if let Err(error) = self.kv.sync().await {
-            tracing::warn!(%error, "sync the metadata store before the end");
-        }
+        self.member.sync().await;
         tracing::info!("stopped");
     }
 }
