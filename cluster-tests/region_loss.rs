@@ -1,6 +1,8 @@
 //! A region is lost the instant it has acknowledged a push. The image must be there (P1, P2).
 
+use crate::harness::client::Image;
 use crate::harness::cluster::Cluster;
+use crate::harness::wait::eventually;
 use crate::harness::{images, rounds, seed};
 use rand::{RngExt, SeedableRng};
 use std::time::{Duration, Instant};
@@ -83,4 +85,49 @@ async fn an_image_survives_the_loss_of_the_region_that_took_it() {
         "region_loss: {rounds} rounds, {failures:?}, slowest from kill to the next acknowledged push {slowest_write:?}"
     );
     assert_eq!(failures, Failures::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_pulls_are_marked_blobs_are_taken_in_and_a_manifest_waits_for_one() {
+    let mut cluster = Cluster::start(3).await;
+    let (old, new) = (Image::small("before"), Image::small("after"));
+    let client = cluster.client(0);
+    assert_eq!(client.push("quorum/app", "v1", &old).await.unwrap(), 201);
+    let layer = &old.blobs[1].0;
+    // Wherever it was copied to, it is here too.
+    assert_eq!(
+        client.blob("quorum/app", layer).await.unwrap().status(),
+        200
+    );
+    cluster.kill(1);
+    cluster.kill(2);
+
+    let read = || async {
+        let read = client.manifest("quorum/app", "v1").await.unwrap();
+        assert_eq!(read.status(), 200, "what is here is served");
+        read.headers()
+            .contains_key("roadstead-staleness-ms")
+            .then_some(())
+    };
+    eventually("reads are marked", Duration::from_secs(20), read).await;
+    client.pull("quorum/app", "v1", &old).await.unwrap();
+    for (digest, bytes) in &new.blobs {
+        let pushed = client.push_blob("quorum/app", digest, bytes.clone()).await;
+        assert_eq!(pushed.unwrap(), 201);
+    }
+
+    let held = client.put_manifest("quorum/app", "v2", new.manifest.clone());
+    let recover = async {
+        let waits =
+            || async { (cluster.metric(0, "roadstead_held_requests").await > 0.0).then_some(()) };
+        eventually("the push is held", Duration::from_secs(10), waits).await;
+        cluster.run(1);
+    };
+    let (held, ()) = tokio::join!(held, recover);
+    assert_eq!(held.unwrap().status(), 201);
+    cluster
+        .client(1)
+        .pull("quorum/app", "v2", &new)
+        .await
+        .unwrap();
 }

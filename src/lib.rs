@@ -23,7 +23,7 @@
 //!    └────────────────────────────────────┘
 //! ```
 //!
-//! `node.rs` is outside the stack: the only file that sees every layer. `docs/architecture.md` has
+//! `node/` is outside the stack: the only module that sees every layer. `docs/architecture.md` has
 //! the flows and the named invariants; `cluster-tests/layers.rs` holds the direction of imports.
 
 pub mod api;

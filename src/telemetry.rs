@@ -29,7 +29,7 @@ pub struct QuestionKind {
 /// Sends the logs of this process to stderr. Once a process: a second call changes nothing.
 pub fn log_to_stderr(level: &str, json: bool) {
     // What the libraries have to say below a warning is of no use to an operator.
-    let quiet = "openraft=warn,sled=warn,hyper=warn,h2=warn,tower=warn,reqwest=warn,rustls=warn";
+    let quiet = "openraft=error,sled=warn,hyper=warn,h2=warn,tower=warn,reqwest=warn,rustls=warn";
     let filter = if level.contains('=') {
         level.to_owned()
     } else {

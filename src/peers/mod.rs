@@ -308,15 +308,33 @@ impl Peers {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = BTreeSet::new();
         let mut pings = FuturesUnordered::new();
+        let mut seen = BTreeMap::new();
         loop {
             tokio::select! {
                 _ = tick.tick() => {
+                    self.say_changes(&mut seen);
                     let idle = self.by_distance().into_iter().filter(|node| under_way.insert(*node));
                     pings.extend(idle.map(|node| self.measure(node)));
                 }
                 Some(node) = pings.next() => {
                     under_way.remove(&node);
                 }
+            }
+        }
+    }
+
+    /// One line when a node is lost, and one when it is back.
+    fn say_changes(&self, seen: &mut BTreeMap<NodeId, bool>) {
+        let known = self.inner.known.read().expect("no panic while held");
+        for (node, known) in known.iter() {
+            let now = is_recent(known);
+            let (region, address) = (&known.region, &known.address);
+            match (seen.insert(*node, now), now) {
+                (Some(true), false) => {
+                    tracing::warn!(%node, %region, address, "a node does not answer any more")
+                }
+                (Some(false), true) => tracing::info!(%node, %region, address, "a node answers"),
+                _ => {}
             }
         }
     }
