@@ -151,9 +151,9 @@ impl BlobStore {
     /// Its size, when the blob is here and as long as its checksums say. One that is not is opened
     /// to see what is wrong with it, and is not here when it is bad.
     pub async fn stat(&self, digest: &Digest) -> io::Result<Option<u64>> {
-        let path = self.path(digest);
-        let found = blocking(move || disk::look(&path)).await?;
-        match found {
+        // Here, and not on another thread: names and sizes are in memory nearly always, and a push
+        // asks for those of all its blobs.
+        match disk::look(&self.path(digest))? {
             disk::Found::Nothing => Ok(None),
             disk::Found::Whole(size) => Ok(Some(size)),
             disk::Found::Odd => match self.open_file(digest).await {

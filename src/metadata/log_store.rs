@@ -319,7 +319,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             last = entry.index();
             batch.put(last.to_be_bytes(), value);
         }
-        self.log.apply(batch)?;
+        // In order is enough: what a crash cuts off was not acknowledged.
+        self.log.apply_in_order(batch)?;
         self.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.extent.last.store(last, Ordering::Release);
         let record = self.acknowledged.clone();

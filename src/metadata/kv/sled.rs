@@ -5,7 +5,9 @@
 //! - a value over 4 KiB may go to a file that sled never syncs, so longer ones are split: the head
 //!   under `0 key`, the pieces under `1 key n`. A key's pieces cannot meet another key's, since
 //!   both end in four bytes of number;
-//! - opening a damaged store may panic, so it is opened behind `catch_unwind`.
+//! - opening a damaged store may panic, so it is opened behind `catch_unwind`;
+//! - a batch makes sled close its write buffer twice, each with a small write of its own to disk
+//!   which the next sync has to wait for: what needs no batch gets none.
 
 use super::{Batch, OpenError, Pair, Synced};
 use crate::durability;
@@ -160,6 +162,24 @@ fn pieces_of(len: usize) -> u32 {
     u32::try_from(len.div_ceil(PIECE)).unwrap_or(u32::MAX)
 }
 
+fn head(value: &[u8]) -> Vec<u8> {
+    if value.len() <= PIECE {
+        let mut head = Vec::with_capacity(value.len() + 1);
+        head.push(WHOLE);
+        head.extend_from_slice(value);
+        return head;
+    }
+    let mut head = vec![SPLIT];
+    head.extend_from_slice(&(value.len() as u64).to_be_bytes());
+    head
+}
+
+/// None of a value that its head holds.
+fn pieces(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let split = if value.len() <= PIECE { &[] } else { value };
+    split.chunks(PIECE)
+}
+
 /// The length of a split value, or None for a whole one.
 fn split_len(head: &[u8]) -> io::Result<Option<usize>> {
     match head.split_first() {
@@ -246,38 +266,66 @@ impl Tree {
     }
 
     pub fn apply(&self, batch: Batch) -> io::Result<()> {
+        if batch.writes.len() == 1 {
+            return self.apply_in_order(batch);
+        }
         // The last write of a key counts; and in key order sled works least.
         let writes: BTreeMap<Vec<u8>, Option<Bytes>> = batch.writes.into_iter().collect();
         let mut out = sled::Batch::default();
         for (key, value) in writes {
-            let head_key = head_key(&key);
-            let mut pieces_before = 0;
-            if let Some(head) = self.tree.get(&head_key).map_err(other)? {
-                pieces_before = split_len(&head)?.map_or(0, pieces_of);
-            }
-            let mut pieces_now = 0;
-            match value {
-                None => out.remove(head_key),
-                Some(value) if value.len() <= PIECE => {
-                    let mut head = Vec::with_capacity(value.len() + 1);
-                    head.push(WHOLE);
-                    head.extend_from_slice(&value);
-                    out.insert(head_key, head);
-                }
-                Some(value) => {
-                    pieces_now = pieces_of(value.len());
-                    let mut head = vec![SPLIT];
-                    head.extend_from_slice(&(value.len() as u64).to_be_bytes());
-                    out.insert(head_key, head);
-                    for (piece, part) in (0..).zip(value.chunks(PIECE)) {
-                        out.insert(piece_key(&key, piece), part);
-                    }
-                }
-            }
-            for piece in pieces_now..pieces_before {
-                out.remove(piece_key(&key, piece));
-            }
+            self.add(&mut out, &key, value)?;
         }
         self.tree.apply_batch(out).map_err(other)
+    }
+
+    fn add(&self, out: &mut sled::Batch, key: &[u8], value: Option<Bytes>) -> io::Result<()> {
+        let pieces_before = self.split_len(&head_key(key))?.map_or(0, pieces_of);
+        let mut pieces_now = 0;
+        match value {
+            None => out.remove(head_key(key)),
+            Some(value) => {
+                out.insert(head_key(key), head(&value));
+                for (piece, part) in (0..).zip(pieces(&value)) {
+                    out.insert(piece_key(key, piece), part);
+                    pieces_now = piece + 1;
+                }
+            }
+        }
+        for piece in pieces_now..pieces_before {
+            out.remove(piece_key(key, piece));
+        }
+        Ok(())
+    }
+
+    /// Of the value that is there, if it is split.
+    fn split_len(&self, head_key: &[u8]) -> io::Result<Option<usize>> {
+        match self.tree.get(head_key).map_err(other)? {
+            Some(head) => split_len(&head),
+            None => Ok(None),
+        }
+    }
+
+    /// A value in pieces is there once its head is. One that takes the place of another in pieces
+    /// needs a batch.
+    pub fn apply_in_order(&self, batch: Batch) -> io::Result<()> {
+        for (key, value) in batch.writes {
+            if self.split_len(&head_key(&key))?.is_some() {
+                let mut out = sled::Batch::default();
+                self.add(&mut out, &key, value)?;
+                self.tree.apply_batch(out).map_err(other)?;
+                continue;
+            }
+            let Some(value) = value else {
+                self.tree.remove(head_key(&key)).map_err(other)?;
+                continue;
+            };
+            for (piece, part) in (0..).zip(pieces(&value)) {
+                let key = piece_key(&key, piece);
+                self.tree.insert(key, part).map_err(other)?;
+            }
+            let head = head(&value);
+            self.tree.insert(head_key(&key), head).map_err(other)?;
+        }
+        Ok(())
     }
 }

@@ -27,7 +27,7 @@ fn check_batches(kv: &Kv, batches: &[Vec<(Vec<u8>, Option<usize>)>]) {
     let tree = kv.tree("t").unwrap();
     let other = kv.tree("u").unwrap();
     let mut model: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
-    for writes in batches {
+    for (number, writes) in batches.iter().enumerate() {
         let mut batch = Batch::default();
         for (key, len) in writes {
             match len {
@@ -42,7 +42,10 @@ fn check_batches(kv: &Kv, batches: &[Vec<(Vec<u8>, Option<usize>)>]) {
                 }
             }
         }
-        tree.apply(batch).unwrap();
+        match number % 2 {
+            0 => tree.apply(batch).unwrap(),
+            _ => tree.apply_in_order(batch).unwrap(),
+        }
         assert_eq!(all(&tree), model);
         let last = tree
             .last()

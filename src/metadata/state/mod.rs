@@ -11,6 +11,7 @@ mod requests;
 mod transaction;
 
 pub use hash::StateHash;
+pub use transaction::Pending;
 use transaction::Transaction;
 
 use super::keys;
@@ -25,8 +26,8 @@ use std::io;
 /// The version of commands that this release writes and the newest that it reads.
 pub const COMMAND_VERSION: u32 = 1;
 
-/// What applying one entry writes, to be applied to the state tree at once: the applied record and
-/// the new state hash are in it.
+/// What applying one entry writes, to be written to the state tree at once, alone or with that of
+/// the entries before and after it: the applied record and the new state hash are in it.
 pub struct Applied {
     pub batch: Batch,
     /// Of commands; None for blank and membership entries.
@@ -52,13 +53,13 @@ struct Apply<'a> {
     blobs: BTreeSet<Digest>,
 }
 
-pub fn apply(tree: &Tree, entry: &pb::Entry) -> Result<Applied, ApplyError> {
+pub fn apply(before: &Pending, entry: &pb::Entry) -> Result<Applied, ApplyError> {
     use pb::entry::Payload;
     let id = entry.id.unwrap_or_default();
-    let mut applied = applied(tree)?;
+    let mut applied = applied_record(before.get(keys::APPLIED)?)?;
     applied.last = Some(id);
     let mut apply = Apply {
-        tx: Transaction::new(tree),
+        tx: Transaction::new(before),
         index: id.index,
         proposer: NodeId(0),
         blobs: BTreeSet::new(),
@@ -87,7 +88,11 @@ pub fn apply(tree: &Tree, entry: &pb::Entry) -> Result<Applied, ApplyError> {
 
 /// Last applied entry and membership; empty on an empty tree.
 pub fn applied(tree: &Tree) -> io::Result<pb::Applied> {
-    match tree.get(keys::APPLIED)? {
+    applied_record(tree.get(keys::APPLIED)?)
+}
+
+fn applied_record(bytes: Option<bytes::Bytes>) -> io::Result<pb::Applied> {
+    match bytes {
         Some(bytes) => decode("applied record", &bytes),
         None => Ok(pb::Applied::default()),
     }

@@ -1,4 +1,5 @@
-//! One entry's writes, seen by its own reads, and the state hash that goes with them.
+//! One entry's writes, seen by its own reads, and the state hash that goes with them; and those of
+//! the entries before it that go to the store together with it.
 
 use super::super::keys;
 use super::super::kv::{Batch, Tree};
@@ -8,20 +9,24 @@ use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 
 const PAGE: usize = 256;
 
-pub struct Transaction<'a> {
+/// Ordered, so that equal entries make equal batches.
+type Writes = BTreeMap<Vec<u8>, Option<Bytes>>;
+
+/// The state as an entry finds it: a tree, and what is about to be written to it.
+pub struct Pending<'a> {
     tree: &'a Tree,
-    /// Ordered, so that equal entries make equal batches.
-    writes: BTreeMap<Vec<u8>, Option<Bytes>>,
+    writes: Writes,
 }
 
-impl<'a> Transaction<'a> {
-    pub fn new(tree: &'a Tree) -> Transaction<'a> {
-        Transaction {
+impl<'a> Pending<'a> {
+    pub fn new(tree: &'a Tree) -> Pending<'a> {
+        Pending {
             tree,
-            writes: BTreeMap::new(),
+            writes: Writes::new(),
         }
     }
 
@@ -29,6 +34,53 @@ impl<'a> Transaction<'a> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),
             None => self.tree.get(key),
+        }
+    }
+
+    /// What applying an entry to this has come to.
+    pub fn add(&mut self, batch: Batch) {
+        self.writes.extend(batch.writes);
+    }
+
+    /// Everything, to be written at once.
+    pub fn into_batch(self) -> Batch {
+        Batch {
+            writes: self.writes.into_iter().collect(),
+        }
+    }
+}
+
+pub struct Transaction<'a> {
+    before: &'a Pending<'a>,
+    writes: Writes,
+}
+
+/// Lays writes over what they change.
+fn lay_over(found: &mut BTreeMap<Vec<u8>, Bytes>, writes: &Writes, prefix: &[u8]) {
+    let from = (Bound::Included(prefix), Bound::Unbounded);
+    let of_prefix = writes
+        .range::<[u8], _>(from)
+        .take_while(|(key, _)| key.starts_with(prefix));
+    for (key, value) in of_prefix {
+        match value {
+            Some(value) => found.insert(key.clone(), value.clone()),
+            None => found.remove(key),
+        };
+    }
+}
+
+impl<'a> Transaction<'a> {
+    pub fn new(before: &'a Pending<'a>) -> Transaction<'a> {
+        Transaction {
+            before,
+            writes: Writes::new(),
+        }
+    }
+
+    pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        match self.writes.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.before.get(key),
         }
     }
 
@@ -59,7 +111,10 @@ impl<'a> Transaction<'a> {
         let mut found: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let page = self.tree.prefix_page(prefix, after.as_deref(), PAGE)?;
+            let page = self
+                .before
+                .tree
+                .prefix_page(prefix, after.as_deref(), PAGE)?;
             let is_last = page.len() < PAGE;
             after = page.last().map(|(key, _)| key.to_vec());
             found.extend(page.into_iter().map(|(key, value)| (key.to_vec(), value)));
@@ -67,25 +122,17 @@ impl<'a> Transaction<'a> {
                 break;
             }
         }
-        let own = self
-            .writes
-            .range(prefix.to_vec()..)
-            .take_while(|(key, _)| key.starts_with(prefix));
-        for (key, value) in own {
-            match value {
-                Some(value) => found.insert(key.clone(), value.clone()),
-                None => found.remove(key),
-            };
-        }
+        lay_over(&mut found, &self.before.writes, prefix);
+        lay_over(&mut found, &self.writes, prefix);
         Ok(found.into_iter().collect())
     }
 
     /// Everything written, with the new hash; writes that change nothing are left out.
     pub fn finish(self) -> io::Result<Batch> {
-        let mut hash = StateHash::read(self.tree.get(keys::HASH)?)?;
+        let mut hash = StateHash::read(self.before.get(keys::HASH)?)?;
         let mut batch = Batch::default();
         for (key, value) in self.writes {
-            let before = self.tree.get(&key)?;
+            let before = self.before.get(&key)?;
             if before == value {
                 continue;
             }

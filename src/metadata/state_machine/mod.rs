@@ -12,11 +12,12 @@ use super::raft_types::{
 };
 use super::snapshot::{self, Reader, SnapshotFile, Writer};
 use super::state;
+use super::state::Pending;
 use crate::oci::Digest;
 use crate::proto::state::v1 as pb;
 use crate::telemetry::Metrics;
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ use tokio::sync::{broadcast, watch};
 /// Which tree is the state, in `raft_meta`.
 const POINTER: &[u8] = b"state_tree";
 /// Pairs that a snapshot reads at once: at most as many manifests in memory.
+/// Entries that are applied as one write, at most.
+const GROUP: usize = 64;
 const PAGE: usize = 16;
 const LOAD_BYTES: usize = 1 << 20;
 
@@ -167,31 +170,42 @@ impl StateMachine {
         }
     }
 
-    /// Applies one entry; what came of it.
-    fn apply_entry(&self, entry: &pb::Entry) -> Result<pb::Outcome, state::ApplyError> {
+    /// Applies entries as one write, whole or not at all; what came of each.
+    fn apply_group(&self, entries: &[pb::Entry]) -> Result<Vec<pb::Outcome>, state::ApplyError> {
         let tree = current(&self.tree);
-        let applied = state::apply(&tree, entry)?;
+        let mut pending = Pending::new(&tree);
+        let (mut outcomes, mut events) = (Vec::new(), Vec::new());
+        let mut index = 0;
+        for entry in entries {
+            let applied = state::apply(&pending, entry)?;
+            pending.add(applied.batch);
+            index = entry.id.unwrap_or_default().index;
+            outcomes.push(applied.outcome.unwrap_or(pb::Outcome {
+                index,
+                result: None,
+            }));
+            if !applied.blobs.is_empty() {
+                events.push(AppliedEvent {
+                    index,
+                    blobs: applied.blobs,
+                });
+            }
+        }
+        let batch = pending.into_batch();
         match &self.build {
             Some(overlay) => {
                 let mut overlay = overlay.lock().expect("no panic while held");
-                overlay.keep(&tree, &applied.batch)?;
-                tree.apply(applied.batch)?;
+                overlay.keep(&tree, &batch)?;
+                tree.apply(batch)?;
             }
-            None => tree.apply(applied.batch)?,
+            None => tree.apply(batch)?,
         }
-        let index = entry.id.unwrap_or_default().index;
         self.publish(index);
-        if !applied.blobs.is_empty() {
+        for event in events {
             // Nobody listens yet while the node starts.
-            let _ = self.progress.events.send(AppliedEvent {
-                index,
-                blobs: applied.blobs,
-            });
+            let _ = self.progress.events.send(event);
         }
-        Ok(applied.outcome.unwrap_or(pb::Outcome {
-            index,
-            result: None,
-        }))
+        Ok(outcomes)
     }
 
     fn publish(&self, index: u64) {
@@ -385,7 +399,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         applied_from_pb(&state::applied(&current(&self.tree))?)
     }
 
-    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
@@ -396,15 +410,29 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         {
             self.build = None;
         }
-        while let Some((entry, responder)) = entries.try_next().await? {
-            let outcome = self
-                .apply_entry(&entry_to_pb(&entry))
-                .map_err(io::Error::other)?;
-            if let Some(responder) = responder {
-                responder.send(outcome);
+        let mut entries = entries.fuse();
+        loop {
+            let Some(first) = entries.try_next().await? else {
+                return Ok(());
+            };
+            // All that is there already shares one write.
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Some(next) = entries.try_next().now_or_never().transpose()?.flatten()
+            {
+                group.push(next);
+            }
+            let (entries, responders): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|(entry, responder)| (entry_to_pb(&entry), responder))
+                .unzip();
+            let outcomes = self.apply_group(&entries).map_err(io::Error::other)?;
+            for (responder, outcome) in responders.into_iter().zip(outcomes) {
+                if let Some(responder) = responder {
+                    responder.send(outcome);
+                }
             }
         }
-        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

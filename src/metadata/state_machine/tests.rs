@@ -124,7 +124,7 @@ async fn check(
 ) {
     let dir = tempfile::tempdir().unwrap();
     let (_, mut machine) = stores(&kv, dir.path());
-    machine.apply_entry(&membership(0)).unwrap();
+    machine.apply_group(&[membership(0)]).unwrap();
     let mut kv = kv;
     let mut snapshot = None;
     for (i, (n, is_delete)) in writes.iter().enumerate() {
@@ -144,7 +144,7 @@ async fn check(
             snapshot = Some((builder, read, expected));
         }
         machine
-            .apply_entry(&write(i as u64 + 1, *n, *is_delete))
+            .apply_group(&[write(i as u64 + 1, *n, *is_delete)])
             .unwrap();
     }
     if let Some((builder, mut read, expected)) = snapshot {
@@ -166,7 +166,7 @@ async fn check(
         .unwrap();
     let other_dir = tempfile::tempdir().unwrap();
     let (_, mut other) = stores(&Kv::memory(), other_dir.path());
-    other.apply_entry(&write(1, 200, false)).unwrap();
+    other.apply_group(&[write(1, 200, false)]).unwrap();
     let copy = other_dir.path().join("snapshots/copy.snap");
     std::fs::copy(&file.snapshot.path, &copy).unwrap();
     other
@@ -205,9 +205,11 @@ async fn a_snapshot_from_sled_gives_the_same_bytes() {
 async fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (_, mut machine) = stores(&Kv::memory(), dir.path());
-    machine.apply_entry(&membership(0)).unwrap();
+    machine.apply_group(&[membership(0)]).unwrap();
     for n in 1..40 {
-        machine.apply_entry(&write(u64::from(n), n, false)).unwrap();
+        machine
+            .apply_group(&[write(u64::from(n), n, false)])
+            .unwrap();
     }
     let built = machine
         .get_snapshot_builder()
@@ -218,7 +220,7 @@ async fn a_damaged_snapshot_is_refused_and_changes_nothing() {
     let good = std::fs::read(&built.snapshot.path).unwrap();
     let other_dir = tempfile::tempdir().unwrap();
     let (_, mut other) = stores(&Kv::memory(), other_dir.path());
-    other.apply_entry(&membership(0)).unwrap();
+    other.apply_group(&[membership(0)]).unwrap();
     let before = bytes(&other);
     let path = other_dir.path().join("snapshots/bad.snap");
     for at in (0..good.len()).step_by(97) {

@@ -72,7 +72,7 @@ impl Replica {
             payload: Some(payload),
         };
         self.log.push(entry.clone());
-        let applied = apply(&self.tree, &entry).unwrap();
+        let applied = apply(&Pending::new(&self.tree), &entry).unwrap();
         self.tree.apply(applied.batch).unwrap();
         applied.outcome
     }
@@ -393,7 +393,7 @@ fn an_entry_of_a_newer_release_stops_the_node() {
             ..Default::default()
         })),
     ] {
-        let applied = apply(&replica.tree, &pb::Entry { id, payload });
+        let applied = apply(&Pending::new(&replica.tree), &pb::Entry { id, payload });
         assert!(matches!(applied, Err(ApplyError::Unknown { index: 99 })));
     }
 }

@@ -85,7 +85,10 @@ proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(128))]
 
     #[test]
-    fn any_commands_give_the_same_bytes_and_keep_the_invariants(bodies in proptest::collection::vec((1u64..4, any_body()), 0..40)) {
+    fn any_commands_in_any_groups_give_the_same_bytes_and_keep_the_invariants(
+        bodies in proptest::collection::vec((1u64..4, any_body()), 0..40),
+        group in 1usize..12,
+    ) {
         let mut replica = Replica::new();
         let mut time = 0;
         for (node, body) in bodies {
@@ -96,9 +99,13 @@ proptest! {
         }
         check_invariants(&replica);
         let again = Kv::memory().tree("state").unwrap();
-        for entry in &replica.log {
-            let applied = apply(&again, entry).unwrap();
-            again.apply(applied.batch).unwrap();
+        for entries in replica.log.chunks(group) {
+            let mut pending = Pending::new(&again);
+            for entry in entries {
+                let applied = apply(&pending, entry).unwrap();
+                pending.add(applied.batch);
+            }
+            again.apply(pending.into_batch()).unwrap();
         }
         assert_eq!(again.page(Bound::Unbounded, Bound::Unbounded, usize::MAX).unwrap(), replica.bytes());
     }
