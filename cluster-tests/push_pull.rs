@@ -434,6 +434,25 @@ async fn end_4b_a_post_that_only_names_its_digest_begins_an_upload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn end_5_a_chunk_of_another_length_than_it_says_leaves_the_upload_as_it_was() {
+    let (_cluster, client) = one().await;
+    let path = start_upload(&client, "chunk/app").await;
+    let patch = |range: &'static str, body: &'static str| {
+        let request = client.request(Method::PATCH, &path);
+        request.header("content-range", range).body(body).send()
+    };
+    assert_eq!(patch("0-4", "12345").await.unwrap().status(), 202);
+    assert_eq!(patch("5-9", "ab").await.unwrap().status(), 400);
+    let at = client.get(&path).await.unwrap();
+    assert_eq!(at.headers()["range"], "0-4");
+    assert_eq!(patch("5-6", "ab").await.unwrap().status(), 202);
+    let digest = sha256(b"12345ab");
+    let put = client.request(Method::PUT, &path);
+    let put = put.query(&[("digest", digest.to_string())]).send().await;
+    assert_eq!(put.unwrap().status(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn end_14_a_cancelled_upload_is_gone() {
     let (_cluster, client) = one().await;
     let path = start_upload(&client, "cancel/app").await;

@@ -394,6 +394,14 @@ async fn append(
         })?),
         None => None,
     };
+    let declared = headers::text(&request.headers, header::CONTENT_LENGTH);
+    if let (Some(chunk), Some(declared)) = (&chunk, declared)
+        && declared.parse() != Ok(chunk.length)
+    {
+        let (says, has) = (chunk.length, declared);
+        let message = format!("Content-Range says {says} bytes, Content-Length {has}");
+        return Err(Failure::bad_request("SIZE_INVALID", message));
+    }
     let stream: ByteStream = body.stream();
     let done = repository
         .append_upload(id, chunk.map(|c| c.start), chunk.map(|c| c.length), stream)

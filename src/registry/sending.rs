@@ -240,7 +240,9 @@ impl Registry {
             let bytes = follow(growing.clone(), end.clone(), going.clone());
             let mut end = end.clone();
             let whole = async move { end.wait_for(Option::is_some).await.ok()?.clone() };
-            receipt = self.send(to, &repository, bytes, whole, &going).await;
+            receipt = self
+                .send(to, &repository, bytes, whole, is_given_up, &going)
+                .await;
         }
         going.send_modify(|going| going.end(receipt));
     }
@@ -269,16 +271,19 @@ impl Registry {
         let size = self.inner.blobs.stat(digest).await.ok()??;
         let bytes = self.inner.blobs.open_blob(digest, 0..size).await.ok()?;
         let whole = std::future::ready(Some((digest.clone(), size)));
-        self.send(to, repository, bytes, whole, going).await
+        self.send(to, repository, bytes, whole, || false, going)
+            .await
     }
 
-    /// One copy to one node, counted; None, and a line in the log, when it fails.
+    /// One copy to one node, counted; None, and a line in the log, when it fails. `is_given_up`: the
+    /// client has left the upload that this is a copy of.
     async fn send(
         &self,
         to: NodeId,
         repository: &RepositoryName,
         bytes: ByteStream,
         whole: impl Future<Output = Option<Whole>>,
+        is_given_up: impl Fn() -> bool,
         going: &watch::Sender<Going>,
     ) -> Option<Receipt> {
         let id = format!("{:032x}", rand::random::<u128>());
@@ -300,7 +305,13 @@ impl Registry {
             },
             Err(why) => Err(why),
         };
-        let label = if result.is_ok() { "ok" } else { "failed" }.to_owned();
+        let label = match &result {
+            Ok(_) => "ok",
+            // The client's doing, and not the receiver's.
+            Err(_) if going.borrow().is_paused || is_given_up() => "given_up",
+            Err(_) => "failed",
+        };
+        let label = label.to_owned();
         let copies = &self.inner.metrics.blob_copies;
         copies.get_or_create(&CopyResult { result: label }).inc();
         match result {
