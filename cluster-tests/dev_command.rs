@@ -1,6 +1,7 @@
 //! `roadstead dev` as the README's first command and as a drill partner: what it prints works,
 //! what it must refuse it refuses, and nothing is left running.
 
+use crate::harness::client::Client;
 use crate::harness::cluster::ROADSTEAD;
 use crate::harness::dev::{Dev, free_base_port};
 use crate::harness::images::{self, must, run};
@@ -79,8 +80,17 @@ async fn three_regions_are_ready_and_one_can_be_lost_and_come_back() {
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("r1") && status.contains("down"), "{status}");
 
+    let other = Client::new(&registry(1));
+    let elected =
+        || async { (other.json("/api/v1/status").await?["writable"] == true).then_some(()) };
+    eventually("another leads", Duration::from_secs(30), elected).await;
     assert!(dev_command(dir.path(), &["start", "r1"]).status.success());
     assert_eq!(dev.event("region-up")["name"], "r1");
+    // Asked at once, a region that has just started does not call the cluster broken.
+    let server = format!("http://{}", registry(0));
+    let status = images::run(Command::new(ROADSTEAD).args(["status", "--server", &server]));
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("pushes yes"), "{status}");
     eventually(
         "r1 serves the image again",
         Duration::from_secs(30),

@@ -48,11 +48,12 @@ pub(super) async fn ask_all(api: &Api, nodes: &[NodeId]) -> io::Result<Answers> 
 }
 
 pub(super) async fn status(api: &Api) -> io::Result<Status> {
-    let raft = api.metadata.status();
     let view = api.metadata.view();
-    let nodes = members(&raft, view.nodes()?);
+    let nodes = members(&api.metadata.status(), view.nodes()?);
     let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
-    let answers = ask_all(api, &ids).await?;
+    // A node that has just started has not heard from the leader yet, and need not say so.
+    let (answers, _) = tokio::join!(ask_all(api, &ids), api.metadata.hear_leader(PATIENCE));
+    let (answers, raft) = (answers?, api.metadata.status());
     let (hash_index, hash) = view.state_hash()?;
     let cluster = view.cluster()?;
     let facts = Facts {
@@ -170,7 +171,10 @@ impl Facts {
         if leader.is_none() {
             reasons.push("no leader: pulls go on, pushes wait".to_owned());
         } else if !writable {
-            reasons.push("the leader does not reach a quorum: pulls go on, pushes wait".to_owned());
+            reasons.push(
+                "the leader reaches no quorum, or not this region: pulls go on, pushes wait"
+                    .to_owned(),
+            );
         }
         for region in regions.iter().filter(|region| region.state != State::Up) {
             reasons.push(format!("region {} is {}", region.name, region.state));

@@ -113,6 +113,16 @@ impl Metadata {
         }
     }
 
+    /// Has a leader, with a quorum behind it, answered lately? Looks for one and asks it, if not.
+    pub async fn hear_leader(&self, within: Duration) -> bool {
+        let limit = Budget::new(within);
+        let mut leader = self.leader_changes();
+        let known = async { leader.wait_for(|l| l.node.is_some()).await.is_ok() };
+        let known = tokio::time::timeout_at(limit.deadline(), known).await;
+        known == Ok(true)
+            && (self.status().writable || self.confirm_once("status", limit.remaining()).await)
+    }
+
     /// The view is opened here, after the caller took its deadline or its confirmation. The index
     /// is read first: what `f` sees is that or later.
     fn look<T>(&self, f: impl Fn(&View) -> io::Result<T>) -> io::Result<(T, u64)> {
