@@ -303,15 +303,13 @@ impl Builder {
                 _ => None,
             };
             let mut pairs: BTreeMap<Bytes, Bytes> = now.into_iter().collect();
-            let before = std::mem::take(&mut overlay.before);
-            for (key, value) in before {
-                if upto.as_ref().is_some_and(|upto| key > *upto) {
-                    overlay.before.insert(key, value);
-                    continue;
-                }
-                match value {
-                    Some(value) => pairs.insert(key.into(), value),
-                    None => pairs.remove(key.as_slice()),
+            // Only what this page covers: there may be as many pre-images as there are pairs.
+            while let Some(first) = overlay.before.first_entry()
+                && upto.as_ref().is_none_or(|upto| first.key() <= upto)
+            {
+                match first.remove_entry() {
+                    (key, Some(value)) => pairs.insert(key.into(), value),
+                    (key, None) => pairs.remove(key.as_slice()),
                 };
             }
             // From now on a write there comes too late to matter.
