@@ -21,10 +21,15 @@ pub enum Room {
     Manifests,
 }
 
+/// Total and free bytes of the volume of `path`.
+pub fn volume(path: &Path) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+}
+
 /// `StorageFull` when the volume of `path` is down to its reserve.
 pub fn check_room(path: &Path, room: Room) -> io::Result<()> {
-    let stat = rustix::fs::statvfs(path)?;
-    let (total, free) = (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize);
+    let (total, free) = volume(path)?;
     let reserve = std::env::var(TEST_RESERVE)
         .ok()
         .and_then(|text| text.parse().ok())

@@ -24,9 +24,10 @@ pub struct Row {
     pub what: &'static str,
     pub roadstead: String,
     pub beside: String,
-    /// What the row must reach, as written in the design, and whether it does.
+    /// What the row must reach, as written in the design, and whether it does; None for a figure
+    /// that is only to be known.
     pub must: String,
-    pub holds: bool,
+    pub holds: Option<bool>,
 }
 
 type Bench = fn(&Bed) -> Vec<Row>;
@@ -74,13 +75,28 @@ pub fn median(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
+/// Measures each of `N` ways in each round, beginning with another one each time; the medians.
+pub fn in_turns<const N: usize>(
+    rounds: usize,
+    mut measure: impl FnMut(usize, usize) -> f64,
+) -> [f64; N] {
+    let mut found = [const { Vec::new() }; N];
+    for round in 0..rounds {
+        for turn in 0..N {
+            let which = (round + turn) % N;
+            found[which].push(measure(round, which));
+        }
+    }
+    found.map(median)
+}
+
 pub fn seconds(work: impl FnOnce()) -> f64 {
     let began = Instant::now();
     work();
     began.elapsed().as_secs_f64()
 }
 
-pub fn mb_per_second(bytes: u64, seconds: f64) -> f64 {
+pub fn mb_per_second(bytes: usize, seconds: f64) -> f64 {
     bytes as f64 / seconds / 1e6
 }
 
@@ -107,7 +123,11 @@ fn main() {
         let began = Instant::now();
         eprintln!("{name} ...");
         for row in bench(&bed) {
-            let holds = if row.holds { "holds" } else { "DOES NOT HOLD" };
+            let holds = match row.holds {
+                None => "",
+                Some(true) => "holds",
+                Some(false) => "DOES NOT HOLD",
+            };
             table.add_row([row.what, &row.roadstead, &row.beside, &row.must, holds]);
         }
         let took = Duration::from_secs(began.elapsed().as_secs());

@@ -12,6 +12,7 @@ mod staging;
 pub use pins::Pins;
 pub use staging::{FinishError, Growing, Progress, Staged, Staging, Upload};
 
+use crate::durability;
 use crate::oci::Digest;
 use crate::telemetry::Metrics;
 use crate::topology::NodeId;
@@ -278,8 +279,7 @@ impl BlobStore {
 
     /// Total and free bytes of the volume.
     pub fn disk(&self) -> io::Result<(u64, u64)> {
-        let stat = rustix::fs::statvfs(&self.inner.root)?;
-        Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+        durability::volume(&self.inner.root)
     }
 }
 

@@ -52,7 +52,6 @@ pub struct Member {
     profile: Profile,
     metadata: Metadata,
     peers: Peers,
-    kv: Kv,
     tasks: Tasks,
 }
 
@@ -77,7 +76,7 @@ impl Member {
             membership::meet(&kv, &identity, &peers, addresses, profile, &tasks).await?;
         }
         let metadata = Metadata::start(metadata::Parts {
-            kv: kv.clone(),
+            kv,
             snapshots,
             identity,
             peers: peers.clone(),
@@ -92,7 +91,6 @@ impl Member {
             profile: place.profile,
             metadata,
             peers,
-            kv,
             tasks,
         })
     }
@@ -162,16 +160,5 @@ impl Member {
         let status = self.metadata.status();
         let is_member = status.members.iter().any(|(id, _)| *id == identity.node());
         is_member && (!identity.role().votes() || status.voters.contains(&identity.node()))
-    }
-
-    /// Another node leads, and Raft ends; the tasks end by themselves when they are stopped.
-    pub async fn shutdown(&self) {
-        self.metadata.shutdown().await;
-    }
-
-    pub async fn sync(&self) {
-        if let Err(error) = self.kv.sync().await {
-            tracing::warn!(%error, "sync the metadata store before the end");
-        }
     }
 }

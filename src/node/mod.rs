@@ -229,11 +229,13 @@ impl Node {
         if let Some(server) = self.servers.registry {
             server.stop(FINISH).await;
         }
-        self.member.shutdown().await;
+        self.member.metadata().shutdown().await;
         wind_down(&self.tasks).await;
         self.servers.peer.stop(WIND_DOWN).await;
         self.servers.ops.stop(WIND_DOWN).await;
-        self.member.sync().await;
+        if let Err(error) = self.member.metadata().sync().await {
+            tracing::warn!(%error, "sync the metadata store before the end");
+        }
         tracing::info!("stopped");
     }
 }

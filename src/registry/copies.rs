@@ -123,7 +123,7 @@ impl Registry {
             registry.link(&repository, &digest).await?;
             let receipt = registry.own_receipt(&digest).await?;
             receipt.ok_or_else(|| {
-                Error::Unavailable("this node has not announced its start yet".to_owned())
+                Error::Unavailable("this node may not vouch for blobs yet".to_owned())
             })
         })
         .await

@@ -26,12 +26,11 @@ impl Registry {
         let mut is_listed = false;
         loop {
             let snapshot = *snapshots.borrow_and_update();
-            while let Err(error) = self.compare_files(is_listed).await {
+            while let Err(error) = self.compare_files(snapshot, is_listed).await {
                 tracing::info!(%error, "this node could not say yet what it has");
                 tokio::time::sleep(PAUSE).await;
             }
             is_listed = true;
-            self.inner.compared.store(snapshot, Ordering::Release);
             if snapshots.changed().await.is_err() {
                 return;
             }
@@ -63,13 +62,14 @@ impl Registry {
         boot.wait_for(|applied| *applied).await.is_ok()
     }
 
-    /// The record is as it was before the last snapshot, for all that this node has said.
+    /// What the last installed snapshot says of this node, and is not so, has been reported.
     pub(super) fn is_compared(&self) -> bool {
         let snapshots = self.inner.metadata.snapshots_installed();
         self.inner.compared.load(Ordering::Acquire) == *snapshots.borrow()
     }
 
-    async fn compare_files(&self, is_listed: bool) -> Result<(), Error> {
+    /// What is lost first: only then may it vouch for what it has, which `hold` does.
+    async fn compare_files(&self, snapshot: u64, is_listed: bool) -> Result<(), Error> {
         let metadata = &self.inner.metadata;
         let me = metadata.identity().node();
         let files = self.inner.blobs.list().await?.into_iter();
@@ -91,6 +91,7 @@ impl Registry {
                 _ => break,
             }
         }
+        self.inner.compared.store(snapshot, Ordering::Release);
         let mut unrecorded = Vec::new();
         for digest in files.difference(&on_record) {
             if self.view().blob(digest)?.is_some_and(|blob| blob.refs > 0) {

@@ -54,7 +54,7 @@ struct Inner {
     uploads: uploads::Uploads,
     receiving: copies::Receiving,
     sending: sending::Sending,
-    /// The installed snapshot after which files and record were compared last.
+    /// The installed snapshot after which what is lost was reported last.
     compared: AtomicU64,
     /// Whole blobs are read against their digest one at a time.
     checking: tokio::sync::Mutex<()>,

@@ -1,38 +1,39 @@
-//! openraft's state machine on the `Kv`: each entry one atomic batch, snapshots built while apply
-//! goes on, and installed into a new tree that one write switches to.
+//! openraft's state machine on the `Kv`: entries that are committed together are one atomic batch;
+//! snapshots are built while apply goes on (`build.rs`), and installed into a new tree that one
+//! write switches to.
 //!
 //! What must stay true: the tree, its applied record and its hash always belong together (one
-//! batch); a snapshot is the state at its index, whatever is applied while it is written; a crash
-//! during an installation leaves the old state or the new one. Nothing is synced per entry: the log
-//! is the durable part, and both lie in one store whose writes reach the disk in order.
+//! batch); a crash during an installation leaves the old state or the new one. Nothing is synced per
+//! entry: the log is the durable part, and both lie in one store whose writes reach the disk in
+//! order.
+
+mod build;
+
+use build::{Builder, Overlay, snapshot_of};
 
 use super::kv::{Batch, Kv, Tree};
 use super::raft_types::{
     LogId, SnapshotMeta, StoredMembership, TypeConfig, applied_from_pb, entry_to_pb, invalid,
 };
-use super::snapshot::{self, Reader, SnapshotFile, Writer};
+use super::snapshot::{self, Reader, SnapshotFile};
 use super::state;
 use super::state::Pending;
 use crate::oci::Digest;
 use crate::proto::state::v1 as pb;
 use crate::telemetry::Metrics;
-use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
-use openraft::{OptionalSend, RaftSnapshotBuilder};
-use std::collections::BTreeMap;
+use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use prost::Message;
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use tokio::sync::{broadcast, watch};
 
 /// Which tree is the state, in `raft_meta`.
 const POINTER: &[u8] = b"state_tree";
-/// Pairs that a snapshot reads at once: at most as many manifests in memory.
-/// Entries that are applied as one write, at most.
-const GROUP: usize = 64;
-const PAGE: usize = 16;
+/// Entries are applied as one write until they have this size.
+const GROUP_BYTES: usize = 1 << 20;
 const LOAD_BYTES: usize = 1 << 20;
 
 type SnapshotOf = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile>;
@@ -85,25 +86,6 @@ struct Progress {
     applied: watch::Sender<u64>,
     installed: watch::Sender<u64>,
     events: broadcast::Sender<AppliedEvent>,
-}
-
-/// Pre-images for a snapshot that is being written, of keys that it has not passed yet.
-#[derive(Default)]
-struct Overlay {
-    passed: Option<Vec<u8>>,
-    before: BTreeMap<Vec<u8>, Option<Bytes>>,
-}
-
-impl Overlay {
-    fn keep(&mut self, tree: &Tree, batch: &Batch) -> io::Result<()> {
-        for (key, _) in &batch.writes {
-            let is_passed = self.passed.as_ref().is_some_and(|passed| key <= passed);
-            if !is_passed && !self.before.contains_key(key) {
-                self.before.insert(key.clone(), tree.get(key)?);
-            }
-        }
-        Ok(())
-    }
 }
 
 pub struct StateMachine {
@@ -278,117 +260,6 @@ fn load(file: &SnapshotFile, tree: &Tree) -> io::Result<()> {
     }
 }
 
-pub struct Builder {
-    tree: Tree,
-    applied: pb::Applied,
-    hash: [u8; 32],
-    overlay: Arc<Mutex<Overlay>>,
-    snapshots: PathBuf,
-    is_inline: bool,
-}
-
-impl Builder {
-    /// The next pairs of the state as it was, in key order; empty at the end.
-    fn next(&self) -> io::Result<Vec<(Bytes, Bytes)>> {
-        let mut overlay = self.overlay.lock().expect("no panic while held");
-        loop {
-            let from = match &overlay.passed {
-                Some(passed) => Bound::Excluded(passed.as_slice()),
-                None => Bound::Unbounded,
-            };
-            let now = self.tree.page(from, Bound::Unbounded, PAGE)?;
-            let is_last = now.len() < PAGE;
-            let upto = match (is_last, now.last()) {
-                (false, Some((key, _))) => Some(key.to_vec()),
-                _ => None,
-            };
-            let mut pairs: BTreeMap<Bytes, Bytes> = now.into_iter().collect();
-            // Only what this page covers: there may be as many pre-images as there are pairs.
-            while let Some(first) = overlay.before.first_entry()
-                && upto.as_ref().is_none_or(|upto| first.key() <= upto)
-            {
-                match first.remove_entry() {
-                    (key, Some(value)) => pairs.insert(key.into(), value),
-                    (key, None) => pairs.remove(key.as_slice()),
-                };
-            }
-            // From now on a write there comes too late to matter.
-            overlay.passed = Some(match upto {
-                Some(upto) => upto,
-                None => vec![0xff; 512],
-            });
-            if !pairs.is_empty() || is_last {
-                return Ok(pairs.into_iter().collect());
-            }
-        }
-    }
-
-    fn write(&self) -> io::Result<SnapshotFile> {
-        let name = snapshot::name(&self.applied);
-        let mut header = pb::SnapshotHeader {
-            format: snapshot::FORMAT,
-            applied: Some(self.applied.clone()),
-            ..Default::default()
-        };
-        let mut writer = Writer::create(&self.snapshots, &name, &header)?;
-        let mut hash = state::StateHash::default();
-        loop {
-            let pairs = self.next()?;
-            if pairs.is_empty() {
-                break;
-            }
-            for (key, value) in &pairs {
-                header.keys += 1;
-                hash.add(key, value);
-                writer.pair(key, value)?;
-            }
-        }
-        if hash.as_bytes() != self.hash {
-            return Err(invalid(
-                "the state does not have the hash that it should have",
-            ));
-        }
-        header.state_hash = Bytes::copy_from_slice(&self.hash);
-        let file = writer.finish(&header, &name)?;
-        snapshot::keep_newest(&self.snapshots, false)?;
-        Ok(file)
-    }
-}
-
-fn snapshot_of(applied: &pb::Applied, file: SnapshotFile) -> io::Result<SnapshotOf> {
-    let (last_log_id, last_membership) = applied_from_pb(applied)?;
-    Ok(Snapshot {
-        meta: SnapshotMeta {
-            last_log_id,
-            last_membership,
-        },
-        snapshot: file,
-    })
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotFile;
-
-    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf> {
-        let builder = Builder {
-            tree: self.tree.clone(),
-            applied: self.applied.clone(),
-            hash: self.hash,
-            overlay: self.overlay.clone(),
-            snapshots: self.snapshots.clone(),
-            is_inline: self.is_inline,
-        };
-        let file = if self.is_inline {
-            builder.write()?
-        } else {
-            tokio::task::spawn_blocking(move || builder.write())
-                .await
-                .map_err(io::Error::other)??
-        };
-        snapshot_of(&self.applied, file)
-    }
-}
-
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotFile;
     type SnapshotBuilder = Builder;
@@ -408,22 +279,24 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         {
             self.build = None;
         }
-        let mut entries = entries.fuse();
+        let mut stream = entries.fuse();
         loop {
-            let Some(first) = entries.try_next().await? else {
+            let mut next = stream.try_next().await?;
+            if next.is_none() {
                 return Ok(());
-            };
-            // All that is there already shares one write.
-            let mut group = vec![first];
-            while group.len() < GROUP
-                && let Some(next) = entries.try_next().now_or_never().transpose()?.flatten()
-            {
-                group.push(next);
             }
-            let (entries, responders): (Vec<_>, Vec<_>) = group
-                .into_iter()
-                .map(|(entry, responder)| (entry_to_pb(&entry), responder))
-                .unzip();
+            // All that is there already shares one write.
+            let (mut entries, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while let Some((entry, responder)) = next {
+                let entry = entry_to_pb(&entry);
+                bytes += entry.encoded_len();
+                entries.push(entry);
+                responders.push(responder);
+                next = match bytes < GROUP_BYTES {
+                    true => stream.try_next().now_or_never().transpose()?.flatten(),
+                    false => None,
+                };
+            }
             let outcomes = self.apply_group(&entries).map_err(io::Error::other)?;
             for (responder, outcome) in responders.into_iter().zip(outcomes) {
                 if let Some(responder) = responder {

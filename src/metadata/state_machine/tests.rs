@@ -4,6 +4,8 @@
 use super::super::log_store::LogStore;
 use super::*;
 use crate::metadata::raft_types::entry_from_pb;
+use bytes::Bytes;
+use openraft::RaftSnapshotBuilder;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use proptest::prelude::{any, proptest};
