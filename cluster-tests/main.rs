@@ -15,3 +15,4 @@ mod push_pull;
 mod region_loss;
 mod restart;
 mod slow_link;
+mod uploads;

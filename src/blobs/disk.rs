@@ -47,7 +47,7 @@ fn create_dir(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// Makes the directories, sweeps staging, syncs the file system; the node that the store is of.
+/// Makes the directories, syncs the file system; the node that the store is of.
 pub fn prepare(root: &Path, node: NodeId) -> io::Result<String> {
     let marker = root.join("node");
     let is_new = !root.exists();
@@ -69,9 +69,6 @@ pub fn prepare(root: &Path, node: NodeId) -> io::Result<String> {
         }
         Err(error) => return Err(error),
     };
-    for entry in fs::read_dir(root.join("staging"))? {
-        fs::remove_file(entry?.path())?;
-    }
     rustix::fs::syncfs(File::open(root)?)?;
     Ok(found)
 }
@@ -278,8 +275,8 @@ impl Blob {
 }
 
 fn rebuild(file: &File, path: &Path, digest: &Digest) -> io::Result<(u64, Vec<u32>)> {
-    let (actual, checksums, size) = read_all(file, digest.algorithm())?;
-    if actual != *digest {
+    let (hasher, checksums, size) = sum(file, digest.algorithm())?;
+    if hasher.finish() != *digest {
         return Err(bad("a blob does not have its digest"));
     }
     let encoded = checksums.encode(size);
@@ -287,15 +284,16 @@ fn rebuild(file: &File, path: &Path, digest: &Digest) -> io::Result<(u64, Vec<u3
     decode(&encoded)
 }
 
-fn read_all(mut file: &File, algorithm: Algorithm) -> io::Result<(Digest, Checksums, u64)> {
+/// Of all bytes from where the file stands; how many they are.
+pub fn sum(mut file: &File, algorithm: Algorithm) -> io::Result<(Hasher, Checksums, u64)> {
     let mut checksums = Checksums::default();
     let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; BLOCK];
+    let mut buffer = vec![0; 16 * BLOCK];
     let mut size = 0;
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
-            return Ok((hasher.finish(), checksums, size));
+            return Ok((hasher, checksums, size));
         }
         hasher.update(&buffer[..n]);
         checksums.update(&buffer[..n]);
@@ -304,7 +302,8 @@ fn read_all(mut file: &File, algorithm: Algorithm) -> io::Result<(Digest, Checks
 }
 
 pub fn has_digest(path: &Path, digest: &Digest) -> io::Result<bool> {
-    Ok(read_all(&File::open(path)?, digest.algorithm())?.0 == *digest)
+    let (hasher, _, _) = sum(&File::open(path)?, digest.algorithm())?;
+    Ok(hasher.finish() == *digest)
 }
 
 /// Everything synced before the name is there, and the name before this returns.

@@ -92,8 +92,8 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl BlobStore {
-    /// Checks whose bytes these are, sweeps what a crash left in staging, and syncs the file system
-    /// once, so that what is found here is durable (A7). With the store come the digests of copies
+    /// Checks whose bytes these are, and syncs the file system once, so that what is found here is
+    /// durable (A7). With the store come the digests of copies
     /// that prove bad, whoever it is that reads them, each once it is out of the way.
     pub async fn open(
         root: &Path,

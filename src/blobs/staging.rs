@@ -1,14 +1,15 @@
 //! Bytes on their way in: hashed and checksummed as they are written, off the async threads, and
-//! readable by others while they grow.
+//! readable by others while they grow. A file can be parked, and reopened by its name later, also
+//! by another start of this node: it is then read again, so that its sums are those of its bytes.
 
 use super::blocking;
-use super::disk::Checksums;
+use super::disk::{self, Checksums};
 use crate::durability;
 use crate::durability::Room;
 use crate::oci::{Algorithm, Digest, Hasher};
 use bytes::Bytes;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,9 +32,11 @@ pub enum Progress {
     Failed,
 }
 
-/// One file being written. Dropped before it is finished, its file goes.
+/// One file being written. Dropped before it is finished or parked, its file goes.
 pub struct Upload {
     path: Option<PathBuf>,
+    /// Its name in the directory is on disk.
+    is_named: bool,
     reader: Arc<File>,
     pending: Vec<Bytes>,
     pending_len: usize,
@@ -130,29 +133,86 @@ impl Staging {
                 .open(at)
         })
         .await?;
+        let sums = Sums {
+            hasher: Hasher::new(algorithm),
+            checksums: Checksums::default(),
+        };
+        Upload::new(path, file, 0, sums)
+    }
+
+    /// Goes on with a file that was parked, or that a crash left. `NotFound` when it is gone.
+    pub async fn reopen(&self, name: &str, algorithm: Algorithm) -> io::Result<Upload> {
+        let path = self.dir.join(name);
+        let at = path.clone();
+        let (file, len, sums) = blocking(move || {
+            let mut file = File::options().read(true).write(true).open(at)?;
+            let (sums, len) = sum(&file, algorithm)?;
+            file.seek(SeekFrom::Start(len))?;
+            Ok((file, len, sums))
+        })
+        .await?;
+        Upload::new(path, file, len, sums)
+    }
+
+    /// The length of a parked file; None when it is gone.
+    pub fn parked_len(&self, name: &str) -> io::Result<Option<u64>> {
+        match fs::metadata(self.dir.join(name)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a parked file.
+    pub fn discard(&self, name: &str) {
+        let _ = fs::remove_file(self.dir.join(name));
+    }
+
+    /// Removes all files but those named, when nothing is being written yet.
+    pub fn sweep(&self, is_kept: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().is_some_and(&is_kept) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sum(file: &File, algorithm: Algorithm) -> io::Result<(Sums, u64)> {
+    let (hasher, checksums, len) = disk::sum(file, algorithm)?;
+    Ok((Sums { hasher, checksums }, len))
+}
+
+impl Upload {
+    fn new(path: PathBuf, file: File, len: u64, sums: Sums) -> io::Result<Upload> {
         let reader = Arc::new(file.try_clone()?);
         let state = State {
             file,
-            written: 0,
-            sums: Sums {
-                hasher: Hasher::new(algorithm),
-                checksums: Checksums::default(),
-            },
+            written: len,
+            sums,
         };
         Ok(Upload {
             path: Some(path),
+            is_named: false,
             reader,
             pending: Vec::new(),
             pending_len: 0,
             state: Some(state),
             writing: None,
-            accepted: 0,
-            progress: watch::Sender::new(Progress::Growing { len: 0 }),
+            accepted: len,
+            progress: watch::Sender::new(Progress::Growing { len }),
         })
     }
-}
 
-impl Upload {
+    /// Of its file, for `reopen`.
+    pub fn name(&self) -> String {
+        let name = self.path.as_ref().and_then(|path| path.file_name());
+        name.map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
     /// Bytes accepted.
     pub fn len(&self) -> u64 {
         self.accepted
@@ -213,6 +273,36 @@ impl Upload {
         Ok(self.accepted)
     }
 
+    /// All that was accepted is on disk when this returns, under its name; the length.
+    pub async fn sync(&mut self) -> io::Result<u64> {
+        let len = self.flush().await?;
+        let (file, path) = (self.reader.clone(), self.path.clone());
+        let is_named = self.is_named;
+        blocking(move || {
+            let named = match path.filter(|_| !is_named) {
+                Some(path) => disk::sync_parent(&path),
+                None => Ok(()),
+            };
+            if let Err(error) = file.sync_data().and(named) {
+                durability::sync_failed("upload", &error);
+            }
+            Ok(())
+        })
+        .await?;
+        self.is_named = true;
+        Ok(len)
+    }
+
+    /// Leaves the first `len` bytes on disk, for `reopen`. Who follows is told that it failed.
+    pub async fn park(mut self, len: u64) -> io::Result<()> {
+        // One that failed left bytes past `len` at most.
+        let _ = self.settle().await;
+        self.path = None;
+        self.progress.send_replace(Progress::Failed);
+        let file = self.reader.clone();
+        blocking(move || file.set_len(len)).await
+    }
+
     pub fn follow(&self) -> Growing {
         Growing {
             file: self.reader.clone(),
@@ -250,16 +340,7 @@ impl Upload {
 
 fn rehash(mut state: State, algorithm: Algorithm) -> io::Result<State> {
     state.file.seek(SeekFrom::Start(0))?;
-    let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; BATCH];
-    loop {
-        let n = state.file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-    }
-    state.sums.hasher = hasher;
+    state.sums = sum(&state.file, algorithm)?.0;
     Ok(state)
 }
 

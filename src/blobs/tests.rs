@@ -207,17 +207,38 @@ async fn a_reader_sees_what_is_written_and_no_more() {
 }
 
 #[tokio::test]
-async fn the_bytes_of_another_node_are_refused_and_leftovers_are_swept() {
+async fn the_bytes_of_another_node_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path()).await;
-    std::fs::write(dir.path().join("staging/left"), b"x").unwrap();
     let other = BlobStore::open(dir.path(), NodeId(2), Metrics::new()).await;
     assert!(matches!(other, Err(OpenError::OtherNode { .. })));
-    store(dir.path()).await;
-    assert_eq!(
-        std::fs::read_dir(dir.path().join("staging"))
-            .unwrap()
-            .count(),
-        0
-    );
+}
+
+#[tokio::test]
+async fn a_parked_upload_goes_on_from_what_is_left_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let staging = store.staging();
+    let bytes = some_bytes(200_000);
+    let mut upload = staging.create(Algorithm::Sha256).await.unwrap();
+    let name = upload.name();
+    let whole = Bytes::from(bytes.clone());
+    upload.append(whole.slice(..150_000)).await.unwrap();
+    upload.sync().await.unwrap();
+    upload.append(Bytes::from_static(b"wrong")).await.unwrap();
+    let followers = upload.follow();
+    upload.park(150_000).await.unwrap();
+    assert_eq!(*followers.progress().borrow(), Progress::Failed);
+    assert_eq!(staging.parked_len(&name).unwrap(), Some(150_000));
+
+    let mut upload = staging.reopen(&name, Algorithm::Sha256).await.unwrap();
+    assert_eq!(upload.len(), 150_000);
+    upload.append(whole.slice(150_000..)).await.unwrap();
+    let digest = Digest::of(Algorithm::Sha512, &bytes);
+    let staged = upload.finish(&digest).await.unwrap();
+    store.adopt(staged).await.unwrap();
+    assert_eq!(read(&store, &digest, 0..200_000).await.unwrap(), bytes);
+    assert_eq!(staging.parked_len(&name).unwrap(), None);
+    let gone = staging.reopen(&name, Algorithm::Sha256).await;
+    assert_eq!(gone.err().unwrap().kind(), io::ErrorKind::NotFound);
 }

@@ -31,7 +31,7 @@ pub struct Failure {
     message: String,
     /// One error of the body for each; none gives one error without detail.
     details: Vec<Value>,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
     /// Of an internal error, for the log only.
     cause: Option<String>,
 }
@@ -43,7 +43,7 @@ impl Failure {
             code,
             message: message.into(),
             details: Vec::new(),
-            headers: HeaderMap::new(),
+            headers: Box::default(),
             cause: None,
         }
     }
@@ -86,7 +86,7 @@ impl Failure {
     pub fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
+        *response.headers_mut() = *self.headers;
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
         response

@@ -9,10 +9,11 @@ use super::route::Route;
 use crate::budget::Budget;
 use crate::oci::{Algorithm, Digest, OCI_INDEX, Reference, RepositoryName, Tag};
 use crate::registry::{
-    Action, ByteStream, Precondition, Principal, PutManifest, Registry, Repository, Source,
+    Action, Chunk, Precondition, Principal, PutManifest, Registry, Repository, Source, Step,
 };
 use axum::body::Body;
 use axum::response::Response;
+use futures_util::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -55,16 +56,17 @@ pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: In
         }
         Route::StartUpload(name) => start_upload(registry, of(name)?, request, body).await,
         Route::UploadStatus(name, id) => {
-            let offset = of(name)?.upload_offset(id).await?;
+            let offset = step(&of(name)?, id, Step::Offset).await?;
             Ok(upload_answer(StatusCode::NO_CONTENT, name, id, offset))
         }
         Route::AppendUpload(name, id) => {
-            let at = append(&of(name)?, id, request, body).await?;
+            let append = Step::Append(chunk(request)?, body.stream());
+            let at = step(&of(name)?, id, append).await?;
             Ok(upload_answer(StatusCode::ACCEPTED, name, id, at))
         }
         Route::FinishUpload(name, id) => finish_upload(of(name)?, id, request, body).await,
         Route::CancelUpload(name, id) => {
-            of(name)?.cancel_upload(id).await?;
+            step(&of(name)?, id, Step::Cancel).await?;
             Ok(empty(StatusCode::NO_CONTENT))
         }
         Route::Tags(name) => tags(of(name)?, request).await,
@@ -329,18 +331,18 @@ async fn start_upload(
         .first("mount")
         .and_then(|mount| mount.parse::<Digest>().ok())
     {
-        let from = asked
-            .first("from")
+        let named = asked.first("from");
+        let from = named
+            .as_ref()
             .and_then(|from| from.parse::<RepositoryName>().ok());
         let from = from.and_then(|from| {
             registry
                 .authorize(&Principal::Anonymous, Action::Pull, &from)
                 .ok()
         });
-        if repository
-            .mount_blob(&digest, from.as_ref(), Budget::default())
-            .await?
-        {
+        // One that is no name, or that the caller may not pull from, is not any repository.
+        let is_source_known = named.is_none() || from.is_some();
+        if is_source_known && repository.mount_blob(&digest, from.as_ref()).await? {
             return Ok(blob_created(&name, &digest));
         }
     }
@@ -352,60 +354,47 @@ async fn start_upload(
         .first("digest-algorithm")
         .map(|text| text.parse::<Algorithm>())
         .transpose()?;
-    let algorithm = digest.as_ref().map(Digest::algorithm).or(algorithm);
-    let id = repository.start_upload(algorithm).await?;
     let Some(digest) = digest else {
+        let id = repository.start_upload(algorithm).await?;
         return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
     };
-    let appended = repository
-        .append_upload(&id, None, None, body.stream())
-        .await;
-    let stored = match appended {
-        // The client only names what it is about to send.
-        Ok(0) if digest != Digest::of(digest.algorithm(), b"") => {
-            return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
-        }
-        Ok(_) => repository.finish_upload(&id, &digest).await,
-        Err(error) => Err(error),
+    let mut bytes = Box::pin(body.stream().peekable());
+    // The client only names what it is about to send.
+    if bytes.as_mut().peek().await.is_none() && digest != Digest::of(digest.algorithm(), b"") {
+        let id = repository.start_upload(Some(digest.algorithm())).await?;
+        return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
+    }
+    repository.put_blob(&digest, bytes).await?;
+    Ok(blob_created(&name, &digest))
+}
+
+/// What the headers of a PATCH, or of a closing PUT, say of its bytes.
+fn chunk(request: &Parts) -> Result<Chunk, Failure> {
+    let Some(text) = headers::text(&request.headers, header::CONTENT_RANGE) else {
+        return Ok(Chunk::default());
     };
-    match stored {
-        Ok(_) => Ok(blob_created(&name, &digest)),
-        Err(error) => {
-            // Nothing is left of a failed single request; it may be gone already.
-            let _ = repository.cancel_upload(&id).await;
-            Err(error.into())
+    let chunk = parse_chunk(text).ok_or_else(|| {
+        let message = format!("Content-Range {text:?} is not <first>-<last>");
+        Failure::bad_request("BLOB_UPLOAD_INVALID", message)
+    })?;
+    let declared = headers::text(&request.headers, header::CONTENT_LENGTH);
+    match declared.filter(|declared| declared.parse() != Ok(chunk.length)) {
+        None => Ok(Chunk {
+            at: Some(chunk.start),
+            length: Some(chunk.length),
+        }),
+        Some(has) => {
+            let message = format!(
+                "Content-Range says {} bytes, Content-Length {has}",
+                chunk.length
+            );
+            Err(Failure::bad_request("SIZE_INVALID", message))
         }
     }
 }
 
-/// The bytes of a PATCH, or the last ones that come with the closing PUT.
-async fn append(
-    repository: &Repository,
-    id: &str,
-    request: &Parts,
-    body: Incoming,
-) -> Result<u64, Failure> {
-    let chunk = match headers::text(&request.headers, header::CONTENT_RANGE) {
-        Some(text) => Some(parse_chunk(text).ok_or_else(|| {
-            Failure::bad_request(
-                "BLOB_UPLOAD_INVALID",
-                format!("Content-Range {text:?} is not <first>-<last>"),
-            )
-        })?),
-        None => None,
-    };
-    let declared = headers::text(&request.headers, header::CONTENT_LENGTH);
-    if let (Some(chunk), Some(declared)) = (&chunk, declared)
-        && declared.parse() != Ok(chunk.length)
-    {
-        let (says, has) = (chunk.length, declared);
-        let message = format!("Content-Range says {says} bytes, Content-Length {has}");
-        return Err(Failure::bad_request("SIZE_INVALID", message));
-    }
-    let stream: ByteStream = body.stream();
-    let done = repository
-        .append_upload(id, chunk.map(|c| c.start), chunk.map(|c| c.length), stream)
-        .await;
+async fn step(repository: &Repository, id: &str, step: Step) -> Result<u64, Failure> {
+    let done = repository.upload_step(id, step, Budget::default()).await;
     done.map_err(|error| {
         let location = format!("/v2/{}/blobs/uploads/{id}", repository.name());
         Failure::from(error).with(header::LOCATION, value(location))
@@ -423,7 +412,7 @@ async fn finish_upload(
         .first("digest")
         .ok_or_else(missing)?
         .parse()?;
-    append(&repository, id, request, body).await?;
-    repository.finish_upload(id, &digest).await?;
+    let finish = Step::Finish(chunk(request)?, body.stream(), digest.clone());
+    step(&repository, id, finish).await?;
     Ok(blob_created(repository.name(), &digest))
 }

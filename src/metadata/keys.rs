@@ -11,7 +11,7 @@
 //! y REPOSITORY 0 TAG 0 INDEX   TagRecord: what a tag was, entry by entry
 //! v REPOSITORY 0 DIGEST TAG    tags that name a manifest
 //! f REPOSITORY 0 DIGEST DIGEST referrers: subject, then the manifest that names it
-//! k REPOSITORY 0 DIGEST     link: how many manifests of the repository name the blob
+//! k DIGEST REPOSITORY       link: how many manifests of the repository name the blob
 //! u REPOSITORY 0 DIGEST     index of the last DeleteBlob
 //! m DIGEST                  ManifestRecord
 //! b DIGEST                  the manifest's bytes
@@ -141,8 +141,15 @@ pub fn referrer(name: &str, subject: &Digest, manifest: &Digest) -> Vec<u8> {
     key
 }
 
+/// The prefix of the blob's links to all repositories.
+pub fn links(blob: &Digest) -> Vec<u8> {
+    with_digest(b'k', blob)
+}
+
 pub fn link(name: &str, blob: &Digest) -> Vec<u8> {
-    in_repository_digest(b'k', name, blob)
+    let mut key = links(blob);
+    key.extend_from_slice(name.as_bytes());
+    key
 }
 
 pub fn unlinked(name: &str, blob: &Digest) -> Vec<u8> {

@@ -270,6 +270,11 @@ impl View {
             .is_some())
     }
 
+    /// Repositories with a manifest that names the blob, in order.
+    pub fn repositories_with(&self, digest: &Digest, limit: usize) -> io::Result<Vec<String>> {
+        self.names(&keys::links(digest), None, limit)
+    }
+
     /// Index of the last DeleteBlob of this pair: local links from before it are dead (A21).
     pub fn blob_unlinked_at(
         &self,

@@ -154,7 +154,7 @@ impl Node {
                 let root = config.data_dir.join("blobs");
                 let (blobs, bad_copies) =
                     BlobStore::open(&root, identity.node(), metrics.clone()).await?;
-                let registry = Registry::new(registry::Parts {
+                let registry = Registry::start(registry::Parts {
                     metadata: metadata.clone(),
                     blobs: blobs.clone(),
                     bad_copies,
@@ -162,6 +162,7 @@ impl Node {
                     metrics: metrics.clone(),
                     tasks: tasks.clone(),
                 });
+                let registry = registry.map_err(NodeError::State)?;
                 let api = api::Api {
                     metadata: metadata.clone(),
                     peers: peers.clone(),

@@ -119,7 +119,7 @@ impl Peers {
         }
     }
 
-    fn blob_request(
+    pub(super) fn blob_request(
         &self,
         to: NodeId,
         method: reqwest::Method,
@@ -143,7 +143,7 @@ impl Peers {
     }
 }
 
-fn broken(node: NodeId, error: &reqwest::Error) -> PeerError {
+pub(super) fn broken(node: NodeId, error: &reqwest::Error) -> PeerError {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -157,7 +157,7 @@ fn broken(node: NodeId, error: &reqwest::Error) -> PeerError {
     }
 }
 
-async fn refused(node: NodeId, response: reqwest::Response) -> PeerError {
+pub(super) async fn refused(node: NodeId, response: reqwest::Response) -> PeerError {
     let status = response.status();
     let text = response.text().await.unwrap_or_default();
     PeerError::Refused(

@@ -107,6 +107,13 @@ impl Peers {
         pb::StatRequest,
         pb::StatResponse
     );
+    call!(
+        mount,
+        BlobsClient,
+        Channel::Calls,
+        pb::MountRequest,
+        pb::MountResponse
+    );
 
     /// Entries on the append connection, heartbeats on that of the votes.
     pub async fn append(

@@ -6,9 +6,11 @@ mod calls;
 pub mod envelope;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 pub use blobs::SIZE_HEADER;
 pub use calls::Channel;
+pub use uploads::{UploadCall, UploadVerb};
 
 use crate::oci::Digest;
 use crate::tasks::Tasks;
@@ -27,6 +29,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 const REACHABLE: Duration = Duration::from_secs(3);
 const PING_EVERY: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(2);
+/// A connection on which the other side's kernel answers nothing for so long.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// This node, as it introduces itself. Cheap to clone.
 #[derive(Clone)]
@@ -208,7 +212,13 @@ impl Peers {
             identity,
             connector,
             reading: http().read_timeout(blobs::NO_PROGRESS).build()?,
-            sending: http().build()?,
+            // Its calls last as long as a body does. A peer that died without a word is noticed.
+            sending: http()
+                .tcp_keepalive(DEAD_AFTER / 3)
+                .tcp_keepalive_interval(DEAD_AFTER / 6)
+                .tcp_keepalive_retries(4)
+                .tcp_user_timeout(DEAD_AFTER)
+                .build()?,
             known: RwLock::default(),
             channels: Mutex::default(),
         };

@@ -45,14 +45,7 @@ impl Registry {
         if let Some(size) = self.vouch(repository, digest).await? {
             return Ok(Some(size));
         }
-        let slowest = self
-            .inner
-            .peers
-            .by_distance()
-            .into_iter()
-            .filter_map(|n| self.inner.peers.round_trip(n))
-            .max();
-        let within = ASK.max(slowest.unwrap_or_default() * 2);
+        let within = self.ask_within();
         let asked = self.inner.peers.by_distance().into_iter().map(|node| {
             let request = peer::StatRequest {
                 repository: repository.to_string(),
@@ -66,6 +59,14 @@ impl Registry {
             .flatten()
             .find(|stat| stat.linked && stat.has_file)
             .map(|stat| stat.size))
+    }
+
+    /// How long peers are asked about a blob.
+    fn ask_within(&self) -> Duration {
+        let peers = &self.inner.peers;
+        let nodes = peers.by_distance().into_iter();
+        let slowest = nodes.filter_map(|node| peers.round_trip(node)).max();
+        ASK.max(slowest.unwrap_or_default() * 2)
     }
 
     /// What this node says of a blob to a peer, by its own files and links only.
@@ -213,22 +214,59 @@ impl Repository {
         Ok(self.registry.unlink(&self.name, digest)?)
     }
 
-    /// True: linked here now. False: an ordinary upload is to follow (G8).
+    /// True: linked now, here or where the blob is. False: an ordinary upload is to follow (G8).
+    /// `from`: None is any repository that the caller may pull from.
     pub async fn mount_blob(
         &self,
         digest: &Digest,
         from: Option<&Repository>,
-        _budget: Budget,
     ) -> Result<bool, Error> {
-        let Some(from) = from else { return Ok(false) };
+        if self.mount_here(digest, from).await? {
+            return Ok(true);
+        }
+        let peers = &self.registry.inner.peers;
+        let asked = peers.by_distance().into_iter().map(|node| {
+            let request = peer::MountRequest {
+                repository: self.name.to_string(),
+                digest: digest.to_string(),
+                from: from.map(|from| from.name.to_string()).unwrap_or_default(),
+                principal: self.principal.as_str().to_owned(),
+            };
+            async move { peers.mount(node, request, self.registry.ask_within()).await }
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        Ok(answers.into_iter().flatten().any(|answer| answer.mounted))
+    }
+
+    /// A link vouches only where the file is (A8): nothing is linked where it is not.
+    pub async fn mount_here(
+        &self,
+        digest: &Digest,
+        from: Option<&Repository>,
+    ) -> Result<bool, Error> {
         let registry = &self.registry;
-        if registry.linked_size(&from.name, digest).await?.is_none()
-            || registry.inner.blobs.stat(digest).await?.is_none()
-        {
+        if registry.inner.blobs.stat(digest).await?.is_none() {
             return Ok(false);
         }
-        registry.link(&self.name, digest).await?;
-        Ok(true)
+        let sources = match from {
+            Some(from) => vec![from.clone()],
+            None => {
+                let names = registry.may_be_linked_to(digest)?;
+                let pullable =
+                    |name| registry.authorize(&self.principal, super::Action::Pull, name);
+                names.iter().flat_map(pullable).collect()
+            }
+        };
+        for source in sources {
+            let name = &source.name;
+            if registry.view().is_blob_linked(name, digest)?
+                || registry.vouch(name, digest).await?.is_some()
+            {
+                registry.link(&self.name, digest).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

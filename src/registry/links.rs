@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message;
 use std::io;
 
-/// In the tree of this node's own notes: `link/REPOSITORY 0 DIGEST`.
+/// In the tree of this node's own notes: `link/DIGEST 0 REPOSITORY`.
 const PREFIX: &[u8] = b"link/";
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
@@ -23,12 +23,20 @@ const TTL_MS: u64 = 48 * HOUR_MS;
 /// lost in a crash breaks no promise and needs no sync.
 const RENEW_MS: u64 = 36 * HOUR_MS;
 const SWEEP_PAGE: usize = 500;
+/// Of the repositories that share a blob so many are looked at for one that a caller may pull from.
+const ANY: usize = 100;
 
 fn key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    let mut key = PREFIX.to_vec();
+    let mut key = prefix(digest);
     key.extend_from_slice(repository.as_str().as_bytes());
-    key.push(0);
+    key
+}
+
+/// Of all links of one blob.
+fn prefix(digest: &Digest) -> Vec<u8> {
+    let mut key = PREFIX.to_vec();
     key.extend_from_slice(digest.to_string().as_bytes());
+    key.push(0);
     key
 }
 
@@ -94,6 +102,19 @@ impl Registry {
         Ok(Some(size))
     }
 
+    /// Repositories that the blob may be linked to, by the state and by this node's own links; to be
+    /// asked for by name.
+    pub(super) fn may_be_linked_to(&self, digest: &Digest) -> io::Result<Vec<RepositoryName>> {
+        let own = prefix(digest);
+        let noted = self.inner.metadata.local().prefix_page(&own, None, ANY)?;
+        let noted = noted
+            .iter()
+            .map(|(key, _)| String::from_utf8_lossy(&key[own.len()..]).into_owned());
+        let replicated = self.view().repositories_with(digest, ANY)?;
+        let names = replicated.into_iter().chain(noted);
+        Ok(names.filter_map(|name| name.parse().ok()).collect())
+    }
+
     pub(super) fn unlink(&self, repository: &RepositoryName, digest: &Digest) -> io::Result<()> {
         let mut batch = Batch::default();
         batch.delete(key(repository, digest));
@@ -148,6 +169,6 @@ mod tests {
         let digest = Digest::of(crate::oci::Algorithm::Sha256, b"x");
         let name = |text: &str| text.parse::<RepositoryName>().unwrap();
         assert_ne!(key(&name("a"), &digest), key(&name("a/b"), &digest));
-        assert!(key(&name("a"), &digest).starts_with(b"link/a\0sha256:"));
+        assert!(key(&name("a"), &digest).starts_with(&prefix(&digest)));
     }
 }

@@ -10,15 +10,19 @@ mod copies;
 mod error;
 mod fetch;
 mod going;
+mod handing;
 mod inventory;
 mod links;
 mod manifests;
 mod receipts;
 mod sending;
+mod sessions;
 mod uploads;
 
 pub use crate::metadata::Read;
 pub use error::Error;
+pub use handing::answer;
+pub use uploads::{Chunk, Step};
 
 use crate::blobs::BlobStore;
 pub use crate::blobs::ByteStream;
@@ -33,6 +37,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use crate::topology::RegionName;
 use bytes::Bytes;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -51,7 +56,7 @@ struct Inner {
     metrics: Metrics,
     tasks: Tasks,
     fetches: fetch::Fetches,
-    uploads: uploads::Uploads,
+    sessions: sessions::Sessions,
     receiving: copies::Receiving,
     sending: sending::Sending,
     /// The installed snapshot after which what is lost was reported last.
@@ -158,7 +163,7 @@ pub type UploadId = String;
 impl Registry {
     /// Starts its loops, so it must be called within a runtime: sessions and links that ran out are
     /// swept, and files are compared with the record once this start is announced.
-    pub fn new(parts: Parts) -> Registry {
+    pub fn start(parts: Parts) -> io::Result<Registry> {
         let Parts {
             metadata,
             blobs,
@@ -168,7 +173,11 @@ impl Registry {
             tasks,
         } = parts;
         let inner = Inner {
-            uploads: uploads::Uploads::new(metadata.identity().node()),
+            sessions: sessions::Sessions::load(
+                metadata.identity().node(),
+                metadata.local(),
+                blobs.staging().clone(),
+            )?,
             metadata,
             blobs,
             peers,
@@ -186,7 +195,7 @@ impl Registry {
         registry.until_stopped(registry.clone().sweep());
         registry.until_stopped(registry.clone().keep_inventory());
         registry.until_stopped(registry.clone().report_bad_copies(bad_copies));
-        registry
+        Ok(registry)
     }
 
     /// Runs a loop of this node; it ends wherever it is when the node stops.
@@ -207,6 +216,19 @@ impl Registry {
     ) -> Result<T, Error> {
         let done = self.inner.tasks.spawn(work).await;
         done.unwrap_or_else(|error| Err(Error::internal(error)))
+    }
+
+    /// A peer took the request and has authorized it. None: the principal's name is not one.
+    pub fn for_peer(&self, principal: &str, repository: &RepositoryName) -> Option<Repository> {
+        let principal = match principal {
+            "anonymous" => Principal::Anonymous,
+            _ => return None,
+        };
+        Some(Repository {
+            registry: self.clone(),
+            name: repository.clone(),
+            principal,
+        })
     }
 
     /// Allows all until accounts exist.

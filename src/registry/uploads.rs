@@ -1,98 +1,50 @@
-//! Uploads of clients: sessions of this node, with ids that are signed and bound to a repository.
+//! Uploads of clients, on the node that has the session (registry/handing.rs finds it).
 //!
 //! What must stay true: a session's bytes are appended in order, one request at a time, and go to
-//! other regions as they come; the blob is stored, synced and linked here before its upload is
-//! answered (D2).
+//! other regions as they come; what a chunk's answer names is on disk; a refused chunk leaves the
+//! session as it was; the blob is stored, synced and linked here before its upload is answered (D2).
 
 use super::sending::Outgoing;
+use super::sessions::{Done, Found, Open, Session, State};
 use super::{Error, Registry, Repository, UploadId};
 use crate::blobs::{ByteStream, Upload};
-use crate::oci::{Algorithm, Digest, RepositoryName};
-use crate::topology::NodeId;
-use aws_lc_rs::hmac;
-use futures_util::StreamExt;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use crate::oci::{Algorithm, Digest};
+use futures_util::{StreamExt, TryStreamExt};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::sync::OwnedMutexGuard;
 
-const IDLE: Duration = Duration::from_secs(3600);
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-const MOST: usize = 1000;
 const SWEEP: Duration = Duration::from_secs(30);
 
-pub(super) struct Uploads {
-    node: NodeId,
-    key: hmac::Key,
-    sessions: Mutex<HashMap<String, Session>>,
+/// Where a client says that bytes begin, and how many it says they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chunk {
+    pub at: Option<u64>,
+    pub length: Option<u64>,
 }
 
-#[derive(Clone)]
-struct Session {
-    open: Arc<tokio::sync::Mutex<Option<Open>>>,
-    began: Instant,
-    touched: Instant,
+/// What a client asks of its upload.
+pub enum Step {
+    Offset,
+    Append(Chunk, ByteStream),
+    /// The last bytes, which may be none, and what all are to be.
+    Finish(Chunk, ByteStream, Digest),
+    Cancel,
 }
 
-/// What a session writes to, and the copies that follow it.
-struct Open {
-    upload: Upload,
-    copies: Outgoing,
-}
-
-impl Uploads {
-    pub fn new(node: NodeId) -> Uploads {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>());
-        Uploads {
-            node,
-            key,
-            sessions: Mutex::default(),
-        }
+impl Open {
+    fn begin(repository: &Repository, upload: Upload) -> Box<Open> {
+        let copies = Outgoing::new(&repository.registry, &repository.name, upload.follow());
+        Box::new(Open { upload, copies })
     }
 
-    fn sign(&self, repository: &RepositoryName, random: &str) -> String {
-        let bound = format!("{} {random} {repository}", self.node);
-        hex::encode(&hmac::sign(&self.key, bound.as_bytes()).as_ref()[..16])
-    }
-
-    fn new_id(&self, repository: &RepositoryName) -> UploadId {
-        let random = format!("{:032x}", rand::random::<u128>());
-        let signature = self.sign(repository, &random);
-        format!("{}-{random}-{signature}", self.node)
-    }
-
-    fn get(&self, repository: &RepositoryName, id: &str) -> Result<Session, Error> {
-        let mut parts = id.split('-');
-        let (Some(_), Some(random), Some(signature), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Error::UploadUnknown);
-        };
-        let expected = self.sign(repository, random);
-        aws_lc_rs::constant_time::verify_slices_are_equal(
-            expected.as_bytes(),
-            signature.as_bytes(),
-        )
-        .map_err(|_| Error::UploadUnknown)?;
-        let mut sessions = self.sessions.lock().expect("no panic while held");
-        let session = sessions.get_mut(id).ok_or(Error::UploadUnknown)?;
-        session.touched = Instant::now();
-        Ok(session.clone())
-    }
-
-    fn remove(&self, id: &str) {
-        self.sessions
-            .lock()
-            .expect("no panic while held")
-            .remove(id);
-    }
-
-    fn sweep(&self) {
-        let is_alive = |s: &Session| s.touched.elapsed() < IDLE && s.began.elapsed() < LONGEST;
-        self.sessions
-            .lock()
-            .expect("no panic while held")
-            .retain(|_, s| is_alive(s));
+    async fn take_in(&mut self, bytes: bytes::Bytes) -> Result<(), Error> {
+        let came = bytes.len() as u64;
+        self.upload.append(bytes).await?;
+        self.copies.keep_pace(self.upload.len(), came).await;
+        Ok(())
     }
 }
 
@@ -101,110 +53,202 @@ impl Registry {
     pub(super) async fn sweep(self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.inner.uploads.sweep();
             self.inner.receiving.sweep();
             self.inner.sending.sweep();
             let swept = self
                 .view()
                 .log_time_ms()
                 .map(|now| self.inner.blobs.pins().expire(now));
+            let swept = swept.and_then(|()| self.inner.sessions.sweep());
             if let Err(error) = swept.and_then(|()| self.sweep_links()) {
-                tracing::warn!(%error, "sweep links that have expired");
+                tracing::warn!(%error, "sweep uploads and links that have expired");
             }
         }
     }
 }
 
 impl Repository {
+    /// `algorithm`: a hint of what the digest is going to be.
     pub async fn start_upload(&self, algorithm: Option<Algorithm>) -> Result<UploadId, Error> {
         let inner = &self.registry.inner;
-        let upload = inner
-            .blobs
-            .staging()
-            .create(algorithm.unwrap_or(Algorithm::Sha256))
-            .await?;
-        let id = inner.uploads.new_id(&self.name);
-        let now = Instant::now();
-        let copies = Outgoing::new(&self.registry, &self.name, upload.follow());
-        let open = Arc::new(tokio::sync::Mutex::new(Some(Open { upload, copies })));
-        let mut sessions = inner.uploads.sessions.lock().expect("no panic while held");
-        if sessions.len() >= MOST {
-            return Err(Error::Unavailable(format!(
-                "{MOST} uploads are open at this node; end some first"
-            )));
-        }
-        sessions.insert(
-            id.clone(),
-            Session {
-                open,
-                began: now,
-                touched: now,
-            },
-        );
+        let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
+        let upload = inner.blobs.staging().create(algorithm).await?;
+        let open = Open::begin(self, upload);
+        let id = inner
+            .sessions
+            .add(&self.name, &self.principal, algorithm, open)?;
+        inner.metadata.sync().await?;
         Ok(id)
     }
 
-    /// Bytes so far.
-    pub async fn upload_offset(&self, id: &str) -> Result<u64, Error> {
-        let session = self.registry.inner.uploads.get(&self.name, id)?;
-        let open = session.open.lock().await;
-        let open = open.as_ref().ok_or(Error::UploadUnknown)?;
-        Ok(open.upload.len())
+    /// A whole blob in one request. Stored, synced and linked here when this returns.
+    pub async fn put_blob(&self, digest: &Digest, mut body: ByteStream) -> Result<u64, Error> {
+        let staging = self.registry.inner.blobs.staging();
+        let mut open = Open::begin(self, staging.create(digest.algorithm()).await?);
+        open.copies.begin()?;
+        while let Some(bytes) = body.try_next().await.map_err(Error::ClientGone)? {
+            open.take_in(bytes).await?;
+        }
+        self.keep_upload(open, digest).await
     }
 
-    /// Appends `body`. `at` is where the client says that it starts, `length` how long it says that
-    /// it is; a chunk of another length than it says ends the session, since its bytes are written.
-    pub async fn append_upload(
+    /// The session is this node's, or unknown. Bytes so far; of `Finish`, of the blob.
+    pub async fn upload_step_here(&self, id: &str, step: Step) -> Result<u64, Error> {
+        let session = match self.session(id)? {
+            Found::Live(session) => session,
+            Found::Done(done) => return told_again(done, step).await,
+        };
+        if let Step::Offset = step {
+            return self.offset(&session).await;
+        }
+        let mut state = session.lock().await;
+        match (&mut *state, step) {
+            (State::Ended, step) => match self.session(id)? {
+                Found::Done(done) => told_again(done, step).await,
+                Found::Live(_) => Err(Error::UploadUnknown),
+            },
+            (_, Step::Offset) => self.offset(&session).await,
+            (_, Step::Append(chunk, body)) => {
+                self.append(&session, &mut state, chunk, body).await?;
+                let State::Open(open) = &mut *state else {
+                    return Err(Error::UploadUnknown);
+                };
+                Ok(open.upload.sync().await?)
+            }
+            (_, Step::Finish(chunk, body, digest)) => {
+                self.append(&session, &mut state, chunk, body).await?;
+                self.finish(session, state, digest).await
+            }
+            (_, Step::Cancel) => {
+                *state = State::Ended;
+                self.registry.inner.blobs.staging().discard(&session.file);
+                self.registry.inner.sessions.end(&session, None)?;
+                Ok(0)
+            }
+        }
+    }
+
+    fn session(&self, id: &str) -> Result<Found, Error> {
+        let sessions = &self.registry.inner.sessions;
+        sessions.get(&self.name, &self.principal, id)
+    }
+
+    /// A request that is under way is not waited for.
+    async fn offset(&self, session: &Session) -> Result<u64, Error> {
+        let staging = self.registry.inner.blobs.staging();
+        match session.try_lock().as_deref() {
+            Some(State::Open(open)) => Ok(open.upload.len()),
+            Some(State::Parked) => {
+                let length = staging.parked_len(&session.file)?;
+                length.ok_or(Error::UploadUnknown)
+            }
+            Some(State::Ended) => Err(Error::UploadUnknown),
+            None => Ok(session.length.load(Ordering::Relaxed)),
+        }
+    }
+
+    async fn open<'a>(
         &self,
-        id: &str,
-        at: Option<u64>,
-        length: Option<u64>,
+        session: &Session,
+        state: &'a mut State,
+    ) -> Result<&'a mut Open, Error> {
+        if let State::Parked = state {
+            let staging = self.registry.inner.blobs.staging();
+            let upload = match staging.reopen(&session.file, session.algorithm).await {
+                Ok(upload) => upload,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    *state = State::Ended;
+                    self.registry.inner.sessions.end(session, None)?;
+                    return Err(Error::UploadUnknown);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            *state = State::Open(Open::begin(self, upload));
+        }
+        match state {
+            State::Open(open) => Ok(open),
+            State::Parked | State::Ended => Err(Error::UploadUnknown),
+        }
+    }
+
+    async fn append(
+        &self,
+        session: &Session,
+        state: &mut State,
+        chunk: Chunk,
         mut body: ByteStream,
-    ) -> Result<u64, Error> {
-        let session = self.registry.inner.uploads.get(&self.name, id)?;
-        let mut session = session.open.lock().await;
-        let open = session.as_mut().ok_or(Error::UploadUnknown)?;
+    ) -> Result<(), Error> {
+        let open = self.open(session, state).await?;
         let start = open.upload.len();
-        if at.is_some_and(|at| at != start) {
+        if chunk.at.is_some_and(|at| at != start) {
             return Err(Error::UploadOffset { expected: start });
         }
         let mut copies_begun = false;
-        while let Some(bytes) = body.next().await {
+        loop {
+            let bytes = tokio::select! {
+                bytes = body.next() => bytes,
+                () = session.gives_way() => {
+                    Some(Err(io::Error::other("another request goes on with this upload")))
+                }
+            };
             match bytes {
-                Ok(bytes) => {
+                Some(Ok(bytes)) => {
                     if !copies_begun {
                         open.copies.begin()?;
                         copies_begun = true;
                     }
-                    let came = bytes.len() as u64;
-                    open.upload.append(bytes).await?;
-                    open.copies.keep_pace(open.upload.len(), came).await;
+                    open.take_in(bytes).await?;
+                    session.length.store(open.upload.len(), Ordering::Relaxed);
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     open.upload.flush().await?;
                     return Err(Error::ClientGone(error));
                 }
+                None => break,
             }
         }
-        let now = open.upload.flush().await?;
-        if let Some(length) = length.filter(|length| now - start != *length) {
-            *session = None;
-            self.registry.inner.uploads.remove(id);
-            return Err(Error::SizeMismatch(format!(
-                "the chunk says {length} bytes and has {}",
-                now - start
-            )));
+        let came = open.upload.flush().await? - start;
+        match chunk.length.filter(|length| came != *length) {
+            None => Ok(()),
+            Some(length) => {
+                // Its bytes are taken back.
+                if let State::Open(open) = std::mem::replace(state, State::Parked) {
+                    open.upload.park(start).await?;
+                }
+                let message = format!("the chunk says {length} bytes and has {came}");
+                Err(Error::SizeMismatch(message))
+            }
         }
-        Ok(now)
     }
 
-    /// The blob is stored, synced and linked here when this returns; its size.
-    pub async fn finish_upload(&self, id: &str, digest: &Digest) -> Result<u64, Error> {
-        let session = self.registry.inner.uploads.get(&self.name, id)?;
-        let open = session.open.lock().await.take();
-        let Open { mut upload, copies } = open.ok_or(Error::UploadUnknown)?;
-        self.registry.inner.uploads.remove(id);
-        let size = upload.flush().await?;
+    async fn finish(
+        &self,
+        session: Arc<Session>,
+        mut state: OwnedMutexGuard<State>,
+        digest: Digest,
+    ) -> Result<u64, Error> {
+        let State::Open(open) = std::mem::replace(&mut *state, State::Ended) else {
+            return Err(Error::UploadUnknown);
+        };
+        let repository = self.clone();
+        self.registry
+            .owned(async move {
+                let kept = repository.keep_upload(open, &digest).await;
+                let done = kept.as_ref().ok().map(|size| Done {
+                    digest,
+                    size: *size,
+                });
+                repository.registry.inner.sessions.end(&session, done)?;
+                // Whoever waits for the session finds what became of it.
+                drop(state);
+                kept
+            })
+            .await
+    }
+
+    async fn keep_upload(&self, mut open: Box<Open>, digest: &Digest) -> Result<u64, Error> {
+        let size = open.upload.flush().await?;
+        let Open { upload, copies } = *open;
         copies.finish(digest, size);
         let (registry, name, digest) = (self.registry.clone(), self.name.clone(), digest.clone());
         self.registry
@@ -215,10 +259,15 @@ impl Repository {
             })
             .await
     }
+}
 
-    pub async fn cancel_upload(&self, id: &str) -> Result<(), Error> {
-        self.registry.inner.uploads.get(&self.name, id)?;
-        self.registry.inner.uploads.remove(id);
-        Ok(())
+/// The client did not hear that its upload is done, and asks again.
+async fn told_again(done: Done, step: Step) -> Result<u64, Error> {
+    match step {
+        Step::Finish(_, mut body, digest) if digest == done.digest => {
+            while let Some(Ok(_)) = body.next().await {}
+            Ok(done.size)
+        }
+        _ => Err(Error::UploadUnknown),
     }
 }

@@ -1,6 +1,7 @@
 //! Blob bytes between nodes, over HTTP: read by digest and range, and copies being pushed. A peer
 //! is answered from local bytes only, so fetches never chain (F5).
 
+use super::uploads::patient;
 use crate::oci::{Digest, RepositoryName};
 use crate::peers::SIZE_HEADER;
 use crate::registry::{Error, Registry};
@@ -9,11 +10,9 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::TryStreamExt;
 use http::{HeaderMap, StatusCode};
 use prost::Message;
 use serde::Deserialize;
-use std::io;
 
 pub fn routes(registry: Registry) -> Router {
     Router::new()
@@ -96,8 +95,7 @@ async fn receive(
     Query(at): Query<Offset>,
     body: Body,
 ) -> Response {
-    let bytes = Box::pin(body.into_data_stream().map_err(io::Error::other));
-    match registry.receive_copy(&id, at.offset, bytes).await {
+    match registry.receive_copy(&id, at.offset, patient(body)).await {
         Ok(received) => received.to_string().into_response(),
         Err(error) => refuse(&error),
     }

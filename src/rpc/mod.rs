@@ -5,6 +5,7 @@ mod blobs;
 mod services;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use crate::metadata::Metadata;
 use crate::peers::Identity;
@@ -98,7 +99,9 @@ pub fn router(
     }
     let mut router = routes.into_axum_router();
     if let Some(registry) = registry {
-        router = router.merge(blobs::routes(registry));
+        router = router
+            .merge(blobs::routes(registry.clone()))
+            .merge(uploads::routes(registry));
     }
     router.layer(axum::middleware::from_fn_with_state(gate, check_caller))
 }

@@ -243,6 +243,35 @@ impl Blobs for BlobsService {
             self.registry.local_stat(repository.as_ref(), &digest).await,
         ))
     }
+
+    async fn mount(
+        &self,
+        request: Request<pb::MountRequest>,
+    ) -> Result<Response<pb::MountResponse>, Status> {
+        let pb::MountRequest {
+            repository,
+            digest: blob,
+            from,
+            principal,
+        } = request.into_inner();
+        let blob = digest(&blob)?;
+        let of = |name: &str| {
+            let name = name.parse::<RepositoryName>().ok();
+            name.and_then(|name| self.registry.for_peer(&principal, &name))
+                .ok_or_else(|| Status::invalid_argument("not a repository, or not a principal"))
+        };
+        let from = match from.as_str() {
+            "" => None,
+            name => Some(of(name)?),
+        };
+        let repository = of(&repository)?;
+        let mounted = repository.mount_here(&blob, from.as_ref()).await;
+        let mounted = mounted.unwrap_or_else(|error| {
+            tracing::warn!(%blob, %error, "mount a blob for a peer");
+            false
+        });
+        Ok(Response::new(pb::MountResponse { mounted }))
+    }
 }
 
 fn digest(text: &str) -> Result<Digest, Status> {
