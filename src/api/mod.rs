@@ -1,6 +1,7 @@
 //! The admin API, `/api/v1` on the registry listener: the one that the command line uses, and
 //! any other client. Every error is `{"error":{"code","message","next"}}`.
 
+mod policies;
 mod status;
 pub mod types;
 mod verify;
@@ -62,6 +63,13 @@ pub fn router(api: Api, registry: axum::Router) -> axum::Router {
         .route("/api/v1/status", get(answer_status))
         .route("/api/v1/verify/metadata", get(answer_verify))
         .route("/api/v1/probe", post(answer_probe))
+        .route("/api/v1/policies", get(policies::list))
+        .route(
+            "/api/v1/policies/{*prefix}",
+            get(policies::show)
+                .put(policies::set)
+                .delete(policies::unset),
+        )
         .route("/api/{*rest}", axum::routing::any(unknown))
         .with_state(api)
         .fallback_service(registry)
@@ -90,12 +98,7 @@ async fn answer_probe(State(api): State<Api>) -> Response {
         })
         .into_response(),
         Err(MetadataError::Io(error)) => failed("propose a probe", &error),
-        Err(error) => {
-            let next = "try again; `roadstead status` says why there is no leader";
-            let refused = refusal("UNAVAILABLE", error.to_string(), next);
-            let headers = [(header::RETRY_AFTER, "10")];
-            (StatusCode::SERVICE_UNAVAILABLE, headers, Json(refused)).into_response()
-        }
+        Err(error) => unavailable(&error.to_string()),
     }
 }
 
@@ -116,6 +119,14 @@ fn refusal(code: &str, message: String, next: &str) -> ErrorBody {
             next: next.to_owned(),
         },
     }
+}
+
+/// A write without a leader or a quorum.
+fn unavailable(message: &str) -> Response {
+    let next = "try again; `roadstead status` says why there is no leader";
+    let told = refusal("UNAVAILABLE", message.to_owned(), next);
+    let headers = [(header::RETRY_AFTER, "10")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, Json(told)).into_response()
 }
 
 /// The cause is logged here, and not shown.

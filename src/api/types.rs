@@ -4,6 +4,7 @@
 use crate::topology::Role;
 use serde::Deserialize;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// `GET /api/v1/status`.
@@ -122,6 +123,55 @@ pub struct NodeHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     pub index: u64,
+}
+
+/// Values by key: numbers for `ack` and `copies`, text for the others.
+pub type PolicyValues = BTreeMap<String, serde_json::Value>;
+
+/// `GET /api/v1/policies`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policies {
+    /// What counts where no prefix says anything.
+    pub defaults: PolicyValues,
+    /// In byte order of the prefixes.
+    pub policies: Vec<Policy>,
+    /// Null when nothing acknowledged is missing; else how long ago the node last knew.
+    pub staleness_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    pub prefix: String,
+    pub set: PolicyValues,
+}
+
+/// `GET /api/v1/policies/PREFIX`: also of a repository.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyAt {
+    pub prefix: String,
+    /// What this very prefix sets.
+    pub set: PolicyValues,
+    /// What counts there.
+    pub effective: BTreeMap<String, PolicyValue>,
+    pub staleness_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyValue {
+    pub value: serde_json::Value,
+    /// The prefix that sets it; null for the cluster's default.
+    pub from: Option<String>,
+}
+
+/// `PUT /api/v1/policies/PREFIX` with `{"KEY": VALUE, …}`, and `DELETE …?key=KEY&key=…`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    pub prefix: String,
+    /// What the prefix set before, and sets now.
+    pub before: PolicyValues,
+    pub set: PolicyValues,
+    pub effective: BTreeMap<String, PolicyValue>,
+    pub warnings: Vec<String>,
 }
 
 /// Every refusal and failure, from the server and, with `-o json`, on stderr.

@@ -6,6 +6,7 @@ use super::output::chain;
 use crate::api::types::ErrorBody;
 use reqwest::Method;
 use reqwest::Response;
+use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -158,14 +159,26 @@ impl Client {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str, wait: Duration) -> Result<T, Failure> {
+        self.call(Method::GET, path, None, wait).await
+    }
+
+    /// What is asked may be asked twice: a server that falls silent may have done it.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        wait: Duration,
+    ) -> Result<T, Failure> {
         let mut silent = Vec::new();
         for server in &self.servers {
-            match self
-                .request(Method::GET, &format!("{server}{path}"))
-                .timeout(wait)
-                .send()
-                .await
-            {
+            let mut request = self
+                .request(method.clone(), &format!("{server}{path}"))
+                .timeout(wait);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            match request.send().await {
                 Ok(response) => return answer(server, response).await,
                 Err(error) => silent.push(format!("{server}: {}", cause(&error))),
             }
@@ -190,6 +203,9 @@ async fn answer<T: DeserializeOwned>(server: &str, response: Response) -> Result
         });
     }
     match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(told) if status == StatusCode::BAD_REQUEST => {
+            Err(Failure::refused(told.error.message, told.error.next))
+        }
         Ok(told) => Err(Failure::limit(
             format!("{server} answered {status}: {}", told.error.message),
             told.error.next,

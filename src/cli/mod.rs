@@ -5,6 +5,7 @@ mod client;
 mod config_check;
 mod dev;
 mod output;
+mod policy;
 mod selftest;
 mod serve;
 mod status;
@@ -53,6 +54,9 @@ enum Command {
     Serve(Box<serve::Args>),
     /// How the cluster is: who leads, what can be lost, what is missing
     Status(status::Args),
+    /// What counts for which repositories: copies, immutable tags
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Compare what the nodes have
     Verify(verify::Args),
     /// Push a tiny image, pull it back, delete it
@@ -117,6 +121,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev(args) => on_one_thread(dev::run(args, format))?,
         Command::Serve(args) => serve::run(*args),
         Command::Status(args) => on_one_thread(status::run(args, connection, format))?,
+        Command::Policy(command) => on_one_thread(policy::run(command, connection, format))?,
         Command::Verify(args) => on_one_thread(verify::run(args, connection, format))?,
         Command::Selftest => on_one_thread(selftest::run(connection, format))?,
         Command::Config(command) => config_check::run(command, format),

@@ -4,6 +4,7 @@
 
 use super::Draft;
 use super::Profile;
+use crate::spelling::nearest;
 use crate::topology::RegionName;
 use crate::topology::Role;
 use std::net::SocketAddr;
@@ -107,30 +108,6 @@ pub(super) fn advice(section: &str, name: &str) -> String {
     } else {
         format!("did you mean {}?", elsewhere.join(" or "))
     }
-}
-
-fn nearest(word: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    candidates
-        .map(|candidate| (distance(&word.to_lowercase(), candidate), candidate))
-        .min()
-        .filter(|(far, candidate)| *far <= candidate.len().max(word.len()).div_ceil(3))
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's: how many letters to insert, remove or replace.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn put<T>(slot: &mut Option<T>, value: Result<T, String>) -> Result<(), String> {

@@ -128,7 +128,7 @@ impl From<registry::Error> for Failure {
             Error::BlobInUse | Error::Unsupported(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
-            Error::Denied => (StatusCode::FORBIDDEN, "DENIED"),
+            Error::Denied(_) => (StatusCode::FORBIDDEN, "DENIED"),
             Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
             Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "UNAVAILABLE"),
             Error::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
@@ -241,7 +241,7 @@ mod tests {
             (Error::PreconditionFailed, 412, "PRECONDITION_FAILED"),
             (Error::BlobInUse, 405, "UNSUPPORTED"),
             (Error::Unsupported("x".into()), 405, "UNSUPPORTED"),
-            (Error::Denied, 403, "DENIED"),
+            (Error::Denied("x".into()), 403, "DENIED"),
             (Error::Unavailable("x".into()), 503, "UNAVAILABLE"),
             (Error::DiskFull, 507, "UNAVAILABLE"),
             (Error::Internal(Box::new(io())), 500, "UNKNOWN"),

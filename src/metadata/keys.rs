@@ -20,6 +20,8 @@
 //! h DIGEST NODE             HolderRecord
 //! i NODE DIGEST             the same, by node
 //! w NODE*                   PlacementRecord of the blobs with this set of counted holders
+//! z REPOSITORY 0 DIGEST DIGEST blob, then a manifest of the repository that names it and does not link it
+//! s PREFIX                  PolicyRecord
 //! o NODE                    NodeRecord
 //! x NODE                    removed, for ever
 //! q NODE                    RequestsRecord
@@ -40,6 +42,7 @@ pub const REPOSITORIES: &[u8] = b"r";
 pub const BLOBS: &[u8] = b"d";
 pub const PLACEMENTS: &[u8] = b"w";
 pub const NODES: &[u8] = b"o";
+pub const POLICIES: &[u8] = b"s";
 
 fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
     key.push(match digest.algorithm() {
@@ -154,6 +157,24 @@ pub fn link(name: &str, blob: &Digest) -> Vec<u8> {
 
 pub fn unlinked(name: &str, blob: &Digest) -> Vec<u8> {
     in_repository_digest(b'u', name, blob)
+}
+
+/// Manifests of the repository that name the blob and do not link it.
+pub fn missing(name: &str, blob: &Digest) -> Vec<u8> {
+    in_repository_digest(b'z', name, blob)
+}
+
+pub fn missing_in(name: &str, blob: &Digest, manifest: &Digest) -> Vec<u8> {
+    let mut key = missing(name, blob);
+    push_digest(&mut key, manifest);
+    key
+}
+
+/// By the prefix as it is typed.
+pub fn policy(prefix: &str) -> Vec<u8> {
+    let mut key = POLICIES.to_vec();
+    key.extend_from_slice(prefix.as_bytes());
+    key
 }
 
 pub fn manifest(digest: &Digest) -> Vec<u8> {

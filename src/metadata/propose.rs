@@ -6,6 +6,7 @@ use super::answers::Wait;
 use super::leader::pointer;
 use crate::durability;
 use crate::durability::Room;
+use crate::oci::RepositoryName;
 use crate::proto::peer::v1 as peer;
 use crate::proto::peer::v1::propose_response::Result as Proposal;
 use crate::proto::state::v1 as pb;
@@ -67,8 +68,14 @@ impl Metadata {
         if self.leading().is_none() {
             return Proposed::NotLeader(self.other_leader());
         }
-        let is_push = matches!(command.body, Some(Body::PutManifest(_)));
-        if is_push && let Err(error) = self.check_room() {
+        // The repository that is pushed to.
+        let pushed = match &command.body {
+            Some(Body::PutManifest(put)) => Some(put.repository.clone()),
+            _ => None,
+        };
+        if pushed.is_some()
+            && let Err(error) = self.check_room()
+        {
             return Proposed::Decided(disk_full(&error));
         }
         let outcome = match self.append(command).await {
@@ -79,7 +86,10 @@ impl Metadata {
         if matches!(outcome.result, Some(pb::outcome::Result::NeedReceipts(_))) {
             return Proposed::Decided(outcome);
         }
-        let logged = !is_push || self.wait_logged(outcome.index).await;
+        let logged = match pushed.and_then(|name| name.parse().ok()) {
+            Some(repository) => self.wait_logged(outcome.index, &repository).await,
+            None => true,
+        };
         match logged && self.wait_visible(outcome.index).await {
             true => Proposed::Decided(outcome),
             false => Proposed::Unknown,
@@ -93,10 +103,10 @@ impl Metadata {
 
     /// A push is answered only when as many regions have it in their logs as have to hold its
     /// blobs; where a majority of the voters is as many, being committed says it (A15).
-    async fn wait_logged(&self, index: u64) -> bool {
+    async fn wait_logged(&self, index: u64, repository: &RepositoryName) -> bool {
         let mut updates = self.raft.metrics();
         loop {
-            let Ok(needed) = self.view().ack_needed() else {
+            let Ok(needed) = self.view().ack_needed(repository) else {
                 return false;
             };
             if self.is_logged(index, needed) {

@@ -6,6 +6,7 @@ use super::kv::Tree;
 use super::raft_types::{decode, invalid};
 use super::state;
 use crate::oci::{Digest, RepositoryName, Tag};
+use crate::policy::{self, Defaults, Effective, Prefix, Settings};
 use crate::proto::state::v1 as pb;
 use crate::topology::{NodeId, RegionName, Role};
 use bytes::Bytes;
@@ -289,6 +290,19 @@ impl View {
             .map_or(0, u64::from_be_bytes))
     }
 
+    /// Manifests of the repository that name the blob and do not link it.
+    pub fn missed_by(
+        &self,
+        repository: &RepositoryName,
+        blob: &Digest,
+        limit: usize,
+    ) -> io::Result<Vec<Digest>> {
+        let prefix = keys::missing(repository.as_str(), blob);
+        let found = self.tree.prefix_page(&prefix, None, limit)?;
+        let manifest = |(key, _): &(Bytes, Bytes)| Some(keys::take_digest(&key[prefix.len()..])?.0);
+        Ok(found.iter().filter_map(manifest).collect())
+    }
+
     /// Known blobs after `after`, in key order.
     pub fn blobs(&self, after: Option<&Digest>, limit: usize) -> io::Result<Vec<(Digest, Blob)>> {
         let after = after.map(keys::blob);
@@ -374,15 +388,50 @@ impl View {
         Ok(regions.len())
     }
 
-    /// Regions that must hold a blob before a push that names it is acknowledged (A16).
-    pub fn ack_needed(&self) -> io::Result<usize> {
-        let ack = self.cluster()?.map_or(1, |cluster| cluster.ack as usize);
+    /// What each prefix sets, in byte order.
+    pub fn policies(&self) -> io::Result<Vec<(String, Settings)>> {
+        let of = |(key, value): (Bytes, Bytes)| {
+            let prefix =
+                String::from_utf8(key[keys::POLICIES.len()..].to_vec()).map_err(invalid)?;
+            Ok((prefix, settings(value)?))
+        };
+        let stored = self.tree.prefix_page(keys::POLICIES, None, usize::MAX)?;
+        stored.into_iter().map(of).collect()
+    }
+
+    /// What this very prefix sets.
+    pub fn policy_set(&self, prefix: &Prefix) -> io::Result<Settings> {
+        let stored = self.tree.get(&keys::policy(prefix.as_str()))?;
+        Ok(stored.map(settings).transpose()?.unwrap_or_default())
+    }
+
+    /// What counts where no prefix says anything.
+    pub fn policy_defaults(&self) -> io::Result<Defaults> {
+        let cluster: pb::ClusterRecord = self.message(keys::CLUSTER)?.unwrap_or_default();
+        Ok(Defaults::from(&cluster))
+    }
+
+    /// What counts under the prefix.
+    pub fn policy(&self, prefix: &Prefix) -> io::Result<Effective> {
+        let set = |prefix: &str| {
+            self.tree
+                .get(&keys::policy(prefix))?
+                .map(settings)
+                .transpose()
+        };
+        policy::resolve(prefix, self.policy_defaults()?, set)
+    }
+
+    /// Regions that must hold a blob before a push to the repository that names it is acknowledged
+    /// (A16).
+    pub fn ack_needed(&self, repository: &RepositoryName) -> io::Result<usize> {
+        let ack = self.policy(&repository.into())?.ack.value as usize;
         Ok(self.data_regions()?.min(ack).max(1))
     }
 
     /// Regions that are to hold a blob in the end.
     pub fn copies_wanted(&self) -> io::Result<usize> {
-        let copies = self.cluster()?.map_or(1, |cluster| cluster.copies as usize);
+        let copies = self.policy(&Prefix::All)?.copies.value as usize;
         Ok(self.data_regions()?.min(copies).max(1))
     }
 
@@ -406,6 +455,12 @@ impl View {
             .map(|p| p.blobs)
             .sum())
     }
+}
+
+/// What a stored policy sets.
+pub(super) fn settings(record: Bytes) -> io::Result<Settings> {
+    let record: pb::PolicyRecord = decode("policy record", &record)?;
+    Settings::try_from(&record).map_err(invalid)
 }
 
 fn node_info(id: NodeId, record: pb::NodeRecord) -> io::Result<NodeInfo> {

@@ -18,8 +18,10 @@ use crate::topology::NodeId;
 use prost::Message;
 use std::time::Duration;
 
-/// The version of the commands that this release writes.
+/// The version of commands that every release reads alike.
 pub(super) const VERSION: u32 = 1;
+/// Of pushes that name absent blobs, which the first release would reference all the same.
+const VERSION_WITH_ABSENT: u32 = 2;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -58,9 +60,13 @@ impl Ticket {
             boot: identity.boot(),
             seq: self.seq,
         };
+        let version = match &body {
+            Body::PutManifest(put) if !put.absent.is_empty() => VERSION_WITH_ABSENT,
+            _ => VERSION,
+        };
         let in_flight = self.metadata.in_flight();
         pb::Command {
-            version: VERSION,
+            version,
             request: Some(request),
             settled: in_flight.settled(),
             given_up: in_flight.given_up(),

@@ -37,6 +37,12 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// By what it says: also of kinds that are not taken here, which an index may name all the same.
+    fn is_manifest(&self) -> bool {
+        let media_type = self.media_type.as_str();
+        media_type.is_empty() || media_type == OCI_INDEX || media_type.contains(".manifest.")
+    }
+
     /// Its bytes are not distributed with the image.
     fn is_foreign(&self) -> bool {
         self.has_urls
@@ -54,7 +60,8 @@ pub struct Manifest {
     /// As pushed, without parameters.
     pub media_type: String,
     pub is_index: bool,
-    /// Blobs that must be held, each once: config and layers, without foreign layers.
+    /// Blobs that must be held, each once: config and layers of an image without foreign layers; of
+    /// an index, what it does not call a manifest.
     pub blobs: Vec<Descriptor>,
     /// What an index names, each once: manifests, or the blobs of an old BuildKit cache.
     pub children: Vec<Descriptor>,
@@ -237,6 +244,8 @@ impl Manifest {
             .manifests
             .ok_or_else(|| invalid("an index without manifests"))?;
         self.children = distinct(many(manifests, "manifests")?.into_iter())?;
+        let is_blob = |child: &&Descriptor| !child.is_manifest() && !child.is_foreign();
+        self.blobs = self.children.iter().filter(is_blob).cloned().collect();
         Ok(())
     }
 
@@ -371,12 +380,33 @@ mod tests {
     }
 
     #[test]
-    fn an_index_names_children() {
-        let index = json!({"schemaVersion": 2, "manifests": [descriptor('a', 1)], "subject": descriptor('b', 1)});
+    fn an_index_names_children_and_of_those_the_blobs() {
+        let child = |c, media_type: &str| {
+            let mut child = descriptor(c, 1);
+            child["mediaType"] = media_type.into();
+            child
+        };
+        let mut untold = descriptor('f', 1);
+        untold["mediaType"] = Value::Null;
+        let index = json!({"schemaVersion": 2, "subject": descriptor('9', 1), "manifests": [
+            child('a', OCI_IMAGE),
+            child('b', OCI_INDEX),
+            child('c', DOCKER_LIST),
+            child('d', "application/vnd.oci.artifact.manifest.v1+json"),
+            child('e', "application/vnd.oci.image.layer.v1.tar+gzip"),
+            child('0', "application/vnd.buildkit.cacheconfig.v0"),
+            untold,
+        ]});
         let manifest = parse(None, &index).unwrap();
-        assert!(manifest.is_index && manifest.blobs.is_empty());
-        assert_eq!(manifest.children.len(), 1);
-        assert!(manifest.subject.is_some() && manifest.artifact_type.is_none());
+        assert!(manifest.is_index && manifest.subject.is_some());
+        assert!(manifest.artifact_type.is_none());
+        assert_eq!(manifest.children.len(), 7);
+        let first_digits: String = manifest
+            .blobs
+            .iter()
+            .filter_map(|b| b.digest.hex().chars().next())
+            .collect();
+        assert_eq!(first_digits, "0e");
     }
 
     #[test]

@@ -39,8 +39,9 @@ pub enum Error {
     BlobInUse,
     #[error("{0}")]
     Unsupported(String),
-    #[error("denied")]
-    Denied,
+    /// 403: what is not allowed, by what, and what to do.
+    #[error("{0}")]
+    Denied(String),
     /// 503 + Retry-After: no quorum, holders unreachable, draining. Says what and what to do.
     #[error("{0}")]
     Unavailable(String),

@@ -4,11 +4,15 @@
 use super::{Error, ManifestPut, Precondition, Principal, PutManifest, Read, Registry, Repository};
 use crate::budget::Budget;
 use crate::metadata::query::{Referrer, StoredManifest};
-use crate::oci::{Algorithm, Digest, Manifest, Reference, RepositoryName};
+use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, RepositoryName};
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
 use crate::proto::state::v1::outcome::Result as Outcome;
+use futures_util::{StreamExt, stream};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Blobs of one manifest that are looked for at the same time.
+const ASKED_AT_ONCE: usize = 32;
 
 fn precondition(p: Precondition) -> Option<pb::Precondition> {
     (!p.if_match.is_empty() || !p.if_none_match.is_empty()).then_some(pb::Precondition {
@@ -24,12 +28,14 @@ fn refused(refused: pb::Refused) -> Error {
         pb::Reason::RepositoryUnknown => Error::RepositoryUnknown,
         pb::Reason::BlobInUse => Error::BlobInUse,
         pb::Reason::DiskFull => Error::DiskFull,
+        pb::Reason::TagImmutable => Error::Denied(refused.message),
         pb::Reason::RequestSettled => {
             Error::Unavailable("this write was given up before; repeat it".to_owned())
         }
-        pb::Reason::Invalid | pb::Reason::LogLost | pb::Reason::Unspecified => {
-            Error::ManifestInvalid(refused.message)
-        }
+        pb::Reason::Invalid
+        | pb::Reason::BlobsAbsent
+        | pb::Reason::LogLost
+        | pb::Reason::Unspecified => Error::ManifestInvalid(refused.message),
     }
 }
 
@@ -44,28 +50,45 @@ impl Registry {
         }
     }
 
-    /// Every blob must be readable in the repository: naming a digest gives no right to it.
-    async fn check_links(
+    /// Which blobs may be read in the repository, and which not: naming a digest gives no right to
+    /// it. Those must be allowed to be absent by the policy, or be manifests of the repository that
+    /// an index calls something else.
+    async fn sort_out(
         &self,
         repository: &RepositoryName,
         manifest: &Manifest,
-    ) -> Result<(), Error> {
-        let mut unknown = Vec::new();
-        for blob in &manifest.blobs {
-            let known = self.linked_size(repository, &blob.digest).await?;
-            match known {
-                None => unknown.push(blob.digest.clone()),
+    ) -> Result<(Vec<Descriptor>, Vec<Digest>), Error> {
+        let asked = manifest.blobs.clone().into_iter().map(|blob| async move {
+            let size = self.linked_size(repository, &blob.digest).await;
+            (blob, size)
+        });
+        let mut asked = stream::iter(asked).buffered(ASKED_AT_ONCE);
+        let (mut present, mut absent) = (Vec::new(), Vec::new());
+        while let Some((blob, size)) = asked.next().await {
+            match size? {
+                None => absent.push(blob.digest),
                 Some(size) if size != blob.size => {
                     return Err(Error::ManifestInvalid(format!(
                         "{} has {size} bytes, the manifest says {}",
                         blob.digest, blob.size
                     )));
                 }
-                Some(_) => {}
+                Some(_) => present.push(blob),
+            }
+        }
+        drop(asked);
+        if absent.is_empty() || self.view().policy(&repository.into())?.sparse.value {
+            return Ok((present, absent));
+        }
+        let view = self.view();
+        let mut unknown = Vec::new();
+        for digest in &absent {
+            if !(manifest.is_index && view.has_manifest(repository, digest)?) {
+                unknown.push(digest.clone());
             }
         }
         if unknown.is_empty() {
-            Ok(())
+            Ok((present, absent))
         } else {
             Err(Error::ReferencesUnknown(unknown))
         }
@@ -93,7 +116,7 @@ impl Registry {
             Reference::Tag(tag) => (Digest::of(Algorithm::Sha256, &put.bytes), vec![tag.clone()]),
         };
         tags.extend(put.tags.iter().cloned());
-        self.check_links(&name, &manifest).await?;
+        let (present, absent) = self.sort_out(&name, &manifest).await?;
         let annotations_json = match manifest.annotations.is_empty() {
             true => String::new(),
             false => serde_json::to_string(&manifest.annotations).map_err(Error::internal)?,
@@ -134,12 +157,10 @@ impl Registry {
             precondition: precondition(put.precondition),
             actor: principal.as_str().to_owned(),
             pushed_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            absent: absent.iter().map(Digest::to_string).collect(),
         };
         loop {
-            command.receipts = self
-                .gather(&name, &manifest.blobs, budget)
-                .await?
-                .into_receipts();
+            command.receipts = self.gather(&name, &present, budget).await?.into_receipts();
             let outcome = self
                 .inner
                 .metadata
@@ -153,6 +174,10 @@ impl Registry {
                         tags,
                         warnings: Vec::new(),
                     });
+                }
+                // The policy has changed since they were looked for.
+                Some(Outcome::Refused(no)) if no.reason() == pb::Reason::BlobsAbsent => {
+                    return Err(Error::ReferencesUnknown(absent));
                 }
                 Some(Outcome::Refused(no)) => return Err(refused(no)),
                 Some(Outcome::NeedReceipts(_)) if !budget.is_spent() => {

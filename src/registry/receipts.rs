@@ -105,7 +105,7 @@ impl Registry {
         let mut gathered = Gathered::default();
         let mut held = None;
         loop {
-            let needed = self.view().ack_needed()?;
+            let needed = self.view().ack_needed(repository)?;
             let me = self.inner.metadata.identity().node();
             let regions = self.countable()?;
             for blob in blobs {

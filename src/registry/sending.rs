@@ -153,7 +153,7 @@ impl Outgoing {
         let wanted = self
             .registry
             .view()
-            .ack_needed()?
+            .ack_needed(&self.repository)?
             .saturating_sub(usize::from(own));
         if self.copies.is_empty() {
             self.tried.lock().expect("no panic while held").clear();

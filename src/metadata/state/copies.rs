@@ -67,7 +67,7 @@ impl Judge {
 }
 
 impl Apply<'_> {
-    pub fn judge(&self) -> io::Result<Judge> {
+    pub fn judge(&self, ack: u32) -> io::Result<Judge> {
         let cluster: pb::ClusterRecord = self.tx.message(keys::CLUSTER)?.unwrap_or_default();
         let mut nodes = BTreeMap::new();
         for (key, value) in self.tx.scan(keys::NODES)? {
@@ -83,7 +83,7 @@ impl Apply<'_> {
             .filter(|n| role(n).keeps_blobs())
             .map(region)
             .collect();
-        let needed = data_regions.len().min(cluster.ack as usize).max(1);
+        let needed = data_regions.len().min(ack as usize).max(1);
         Ok(Judge {
             now_ms: self.log_time_ms()?,
             lineage: cluster.lineage,
@@ -199,7 +199,8 @@ impl Apply<'_> {
 
     /// Verified copies that count from now on; nothing where nobody references the blob.
     pub fn hold(&mut self, hold: &pb::Hold) -> Decision {
-        let judge = self.judge()?;
+        // How many are needed is asked by pushes only.
+        let judge = self.judge(1)?;
         for receipt in &hold.receipts {
             let Ok(digest) = receipt.digest.parse::<Digest>() else {
                 return Ok(Err(refuse(

@@ -1,12 +1,13 @@
 //! Manifests, tags, referrers, references and links: a push and a delete, all or nothing (D4).
 //!
-//! What must stay true (I2, I5, I6): a tag names a manifest that its repository holds; `refs` of a
-//! blob is the number of manifests that name it, each counted once however many repositories hold
-//! it; a link counts the manifests of its repository that name the blob.
+//! What must stay true (I5, I6): a tag names a manifest that its repository holds; a tag that its
+//! policy calls immutable names what it named first, until the policy says otherwise.
 
 use super::super::keys;
+use super::links::Held;
 use super::{Apply, DONE, Decision, Refusal, refuse};
 use crate::oci::{Digest, RepositoryName, Tag};
+use crate::policy::Effective;
 use crate::proto::state::v1 as pb;
 use std::collections::BTreeSet;
 use std::io;
@@ -22,6 +23,8 @@ struct Push {
     digest: Digest,
     tags: Vec<Tag>,
     blobs: Vec<(Digest, u64)>,
+    /// Of `blobs`.
+    absent: BTreeSet<Digest>,
     subject: Option<Digest>,
 }
 
@@ -47,6 +50,14 @@ impl Push {
         if distinct.len() != blobs.len() {
             return Err(invalid("a blob is named twice"));
         }
+        let mut absent = BTreeSet::new();
+        for digest in &put.absent {
+            let digest: Digest = digest.parse().map_err(invalid)?;
+            if !distinct.contains(&digest) {
+                return Err(invalid("absent is a blob that the manifest does not name"));
+            }
+            absent.insert(digest);
+        }
         for child in &put.children {
             child.parse::<Digest>().map_err(invalid)?;
         }
@@ -59,6 +70,7 @@ impl Push {
                 .map(|tag| tag.parse().map_err(invalid))
                 .collect::<Result<_, _>>()?,
             blobs,
+            absent,
             subject: match put.subject.as_str() {
                 "" => None,
                 subject => Some(subject.parse().map_err(invalid)?),
@@ -75,6 +87,20 @@ fn is_met(precondition: &pb::Precondition, current: Option<&str>) -> bool {
     };
     let matches = precondition.if_match.is_empty() || names(&precondition.if_match);
     matches && !names(&precondition.if_none_match)
+}
+
+/// Some when the policy keeps the tag at the digest that it names.
+fn is_held(policy: &Effective, tag: &Tag, digest: &str) -> Option<Refusal> {
+    let immutable = &policy.immutable;
+    immutable.value.holds(tag).then(|| {
+        let from = immutable.from.as_deref().unwrap_or_default();
+        let message = format!(
+            "tag {tag} is immutable and stays at {digest}: policy {from:?} sets immutable={}; push under another \
+             tag, or have an operator run: roadstead policy unset '{from}' immutable",
+            immutable.value.as_str()
+        );
+        refuse(pb::Reason::TagImmutable, message)
+    })
 }
 
 impl Apply<'_> {
@@ -101,38 +127,83 @@ impl Apply<'_> {
                 return Ok(Err(refuse(pb::Reason::PreconditionFailed, message)));
             }
         }
-        let judge = self.judge()?;
-        let mut holders = Vec::new();
+        let policy = self.policy(&(&push.repository).into())?;
+        for tag in &push.tags {
+            let current = self.tag_record(push.repository.as_str(), tag.as_str())?;
+            if let Some(current) = current.filter(|current| current.digest != put.digest)
+                && let Some(refusal) = is_held(&policy, tag, &current.digest)
+            {
+                return Ok(Err(refusal));
+            }
+        }
+        if let Some(refusal) = self.refuse_absent(&push, &policy)? {
+            return Ok(Err(refusal));
+        }
+        let judge = self.judge(policy.ack.value)?;
+        let mut present = Vec::new();
         let mut short = Vec::new();
         for (digest, size) in &push.blobs {
+            if push.absent.contains(digest) {
+                continue;
+            }
             let text = digest.to_string();
             let (nodes, regions) = judge.holders(&text, *size, &put.receipts);
             if regions < judge.needed {
                 short.push(text);
             }
-            holders.push(nodes);
+            present.push((digest, *size, nodes));
         }
         if !short.is_empty() {
             let need = pb::NeedReceipts { digests: short };
             return Ok(Ok(pb::outcome::Result::NeedReceipts(need)));
         }
         let created = self.store_manifest(put, &push)?;
-        for ((digest, size), nodes) in push.blobs.iter().zip(holders) {
+        for (digest, size, nodes) in present {
             self.moving(digest, |apply| {
-                if created {
-                    apply.reference(digest, *size, &push.digest)?;
-                }
+                apply.reference(digest, size, &push.digest)?;
                 for node in nodes {
                     apply.set_holder(digest, node, true)?;
                 }
                 Ok(())
             })?;
         }
-        self.link_manifest(put, &push)?;
+        let record = pb::RepositoryManifestRecord {
+            pushed_at_ms: put.pushed_at_ms,
+            actor: put.actor.clone(),
+            index: self.index,
+            absent: Vec::new(),
+        };
+        let held = Held {
+            repository: push.repository.as_str(),
+            digest: &push.digest,
+        };
+        self.take_in(&held, record, &push.absent)?;
+        if let Some(subject) = &push.subject {
+            let key = keys::referrer(held.repository, subject, &push.digest);
+            self.tx.put(key, Vec::new());
+        }
         for tag in &push.tags {
             self.move_tag(put, &push, tag)?;
         }
         Ok(Ok(pb::outcome::Result::Done(pb::Done { created })))
+    }
+
+    /// What is absent needs a policy that allows it; a manifest that an index calls something else
+    /// is not absent.
+    fn refuse_absent(&self, push: &Push, policy: &Effective) -> io::Result<Option<Refusal>> {
+        if policy.sparse.value {
+            return Ok(None);
+        }
+        for digest in &push.absent {
+            let key = keys::repository_manifest(push.repository.as_str(), digest);
+            if !self.tx.has(&key)? {
+                return Ok(Some(refuse(
+                    pb::Reason::BlobsAbsent,
+                    format!("{digest} is not a blob of {}", push.repository),
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// The record and the bytes, once per digest over all repositories; whether it is new.
@@ -150,74 +221,12 @@ impl Apply<'_> {
             artifact_type: put.artifact_type.clone(),
             annotations_json: put.annotations_json.clone(),
             repositories: 0,
+            absent: Vec::new(),
         };
         self.tx.put_message(key, &record);
         self.tx
             .put(keys::manifest_bytes(&push.digest), put.bytes.clone());
         Ok(true)
-    }
-
-    fn reference(&mut self, blob: &Digest, size: u64, manifest: &Digest) -> io::Result<()> {
-        let key = keys::blob(blob);
-        let mut record: pb::BlobRecord = self.tx.message(&key)?.unwrap_or_default();
-        if record.refs == 0 {
-            self.empty_holders(blob)?;
-        }
-        record.refs += 1;
-        record.size = size;
-        record.zero_since_ms = 0;
-        self.tx.put_message(key, &record);
-        self.tx.put(keys::named_by(blob, manifest), Vec::new());
-        Ok(())
-    }
-
-    /// The repository holds the manifest, may read its blobs, and lists it as a referrer.
-    fn link_manifest(&mut self, put: &pb::PutManifest, push: &Push) -> io::Result<()> {
-        let name = push.repository.as_str();
-        let key = keys::repository_manifest(name, &push.digest);
-        if self.tx.has(&key)? {
-            return Ok(());
-        }
-        let record = pb::RepositoryManifestRecord {
-            pushed_at_ms: put.pushed_at_ms,
-            actor: put.actor.clone(),
-            index: self.index,
-        };
-        self.tx.put_message(key, &record);
-        self.change_manifest(&push.digest, |manifest| manifest.repositories += 1)?;
-        let repository = keys::repository(name);
-        let mut record: pb::RepositoryRecord = self.tx.message(&repository)?.unwrap_or_default();
-        record.manifests += 1;
-        self.tx.put_message(repository, &record);
-        for (blob, _) in &push.blobs {
-            let links = self.links(name, blob)? + 1;
-            self.tx
-                .put(keys::link(name, blob), links.to_be_bytes().to_vec());
-        }
-        if let Some(subject) = &push.subject {
-            self.tx
-                .put(keys::referrer(name, subject, &push.digest), Vec::new());
-        }
-        Ok(())
-    }
-
-    fn change_manifest(
-        &mut self,
-        digest: &Digest,
-        change: impl FnOnce(&mut pb::ManifestRecord),
-    ) -> io::Result<pb::ManifestRecord> {
-        let key = keys::manifest(digest);
-        let mut record: pb::ManifestRecord = self.tx.message(&key)?.unwrap_or_default();
-        change(&mut record);
-        self.tx.put_message(key, &record);
-        Ok(record)
-    }
-
-    fn links(&self, repository: &str, blob: &Digest) -> io::Result<u32> {
-        let stored = self.tx.get(&keys::link(repository, blob))?;
-        Ok(stored
-            .and_then(|bytes| bytes.as_ref().try_into().ok())
-            .map_or(0, u32::from_be_bytes))
     }
 
     fn move_tag(&mut self, put: &pb::PutManifest, push: &Push, tag: &Tag) -> io::Result<()> {
@@ -280,6 +289,10 @@ impl Apply<'_> {
             let message = format!("tag {tag} names {}", record.digest);
             return Ok(Err(refuse(pb::Reason::PreconditionFailed, message)));
         }
+        let policy = self.policy(&(&repository).into())?;
+        if let Some(refusal) = is_held(&policy, &tag, &record.digest) {
+            return Ok(Err(refusal));
+        }
         self.remove_tag(repository.as_str(), tag.as_str(), &record)?;
         let gone = pb::TagRecord {
             index: self.index,
@@ -304,8 +317,7 @@ impl Apply<'_> {
             )));
         };
         let name = repository.as_str();
-        let key = keys::repository_manifest(name, &digest);
-        if !self.tx.has(&key)? {
+        if !self.tx.has(&keys::repository_manifest(name, &digest))? {
             return Ok(Err(refuse(
                 pb::Reason::ManifestUnknown,
                 format!("manifest {digest}"),
@@ -321,73 +333,32 @@ impl Apply<'_> {
                 format!("manifest {digest}"),
             )));
         }
-        self.tx.delete(key);
+        let policy = self.policy(&(&repository).into())?;
         let prefix = keys::tags_of(name, &digest);
+        let mut tags = Vec::new();
         for (key, _) in self.tx.scan(&prefix)? {
             let tag = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+            if let Ok(tag) = tag.parse::<Tag>()
+                && let Some(refusal) = is_held(&policy, &tag, &delete.digest)
+            {
+                return Ok(Err(refusal));
+            }
+            tags.push(tag);
+        }
+        for tag in tags {
             if let Some(record) = self.tag_record(name, &tag)? {
                 self.remove_tag(name, &tag, &record)?;
             }
         }
-        let record = self.change_manifest(&digest, |manifest| {
-            manifest.repositories = manifest.repositories.saturating_sub(1);
-        })?;
+        let held = Held {
+            repository: name,
+            digest: &digest,
+        };
+        let record = self.let_go(&held)?;
         if let Ok(subject) = record.subject.parse::<Digest>() {
             self.tx.delete(keys::referrer(name, &subject, &digest));
         }
-        for blob in &record.blobs {
-            if let Ok(blob) = blob.digest.parse::<Digest>() {
-                match self.links(name, &blob)? {
-                    0 | 1 => self.tx.delete(keys::link(name, &blob)),
-                    n => self
-                        .tx
-                        .put(keys::link(name, &blob), (n - 1).to_be_bytes().to_vec()),
-                }
-            }
-        }
-        self.shrink_repository(name)?;
-        if record.repositories == 0 {
-            self.forget_manifest(&digest, &record)?;
-        }
         Ok(Ok(DONE))
-    }
-
-    /// A repository is there while it holds a manifest.
-    fn shrink_repository(&mut self, name: &str) -> io::Result<()> {
-        let key = keys::repository(name);
-        let mut record: pb::RepositoryRecord = self.tx.message(&key)?.unwrap_or_default();
-        record.manifests = record.manifests.saturating_sub(1);
-        if record.manifests == 0 {
-            self.tx.delete(key);
-        } else {
-            self.tx.put_message(key, &record);
-        }
-        Ok(())
-    }
-
-    /// No repository holds it any more: its references go, and holders of blobs that nobody names.
-    fn forget_manifest(&mut self, digest: &Digest, record: &pb::ManifestRecord) -> io::Result<()> {
-        self.tx.delete(keys::manifest(digest));
-        self.tx.delete(keys::manifest_bytes(digest));
-        let now_ms = self.log_time_ms()?;
-        for blob in &record.blobs {
-            let Ok(blob) = blob.digest.parse::<Digest>() else {
-                continue;
-            };
-            self.moving(&blob, |apply| {
-                apply.tx.delete(keys::named_by(&blob, digest));
-                let key = keys::blob(&blob);
-                let mut record: pb::BlobRecord = apply.tx.message(&key)?.unwrap_or_default();
-                record.refs = record.refs.saturating_sub(1);
-                if record.refs == 0 {
-                    record.zero_since_ms = now_ms;
-                    apply.empty_holders(&blob)?;
-                }
-                apply.tx.put_message(key, &record);
-                Ok(())
-            })?;
-        }
-        Ok(())
     }
 
     pub fn delete_blob(&mut self, delete: &pb::DeleteBlob) -> Decision {

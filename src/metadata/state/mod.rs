@@ -5,8 +5,10 @@
 
 mod copies;
 mod hash;
+mod links;
 mod manifests;
 mod nodes;
+mod policies;
 mod requests;
 mod transaction;
 
@@ -23,8 +25,9 @@ use crate::topology::NodeId;
 use std::collections::BTreeSet;
 use std::io;
 
-/// The version of commands that this release writes and the newest that it reads.
-pub const COMMAND_VERSION: u32 = 1;
+/// The newest version of commands that this release reads. It writes the lowest that says what is
+/// meant (`write.rs`), so that nodes of the release before stop only at what they would misread.
+pub const COMMAND_VERSION: u32 = 2;
 
 /// What applying one entry writes, to be written to the state tree at once, alone or with that of
 /// the entries before and after it: the applied record and the new state hash are in it.
@@ -146,6 +149,8 @@ impl Apply<'_> {
             Body::Hold(hold) => self.hold(hold),
             Body::Lost(lost) => self.lost(lost),
             Body::Cached(cached) => self.cached(cached),
+            Body::SetPolicy(set) => self.set_policy(set),
+            Body::UnsetPolicy(unset) => self.unset_policy(unset),
             Body::Listed(_) => self.listed(),
             Body::Gone(gone) => self.set_gone(NodeId(gone.node), true),
             Body::Back(back) => self.set_gone(NodeId(back.node), false),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+mod policies;
 mod properties;
 
 const LINEAGE: &str = "lineage";
@@ -384,7 +385,7 @@ fn an_entry_of_a_newer_release_stops_the_node() {
     for payload in [
         None,
         Some(pb::entry::Payload::Command(pb::Command {
-            version: 2,
+            version: COMMAND_VERSION + 1,
             body: Some(pb::command::Body::Probe(pb::Probe {})),
             ..Default::default()
         })),

@@ -1,6 +1,7 @@
 //! Any list of commands gives the same bytes on every replica, and keeps the invariants.
 
 use super::*;
+use crate::policy::Prefix;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
 fn any_body() -> impl Strategy<Value = pb::command::Body> {
@@ -9,6 +10,25 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
     let blobs = || proptest::sample::subsequence(vec![1u8, 2, 3, 4], 0..4);
     let manifest = || 100u8..104;
     let node = || 1u64..5;
+    let prefix = || proptest::sample::select(vec!["*", "a", "a/b", "BAD"]);
+    let keys =
+        || proptest::sample::subsequence(vec!["ack", "copies", "sparse", "immutable", "bad"], 0..3);
+    let number = || proptest::option::of(0u32..9);
+    let globs = || {
+        proptest::option::of(proptest::sample::select(vec![
+            "true", "false", "v*", "[", "?1,x",
+        ]))
+    };
+    let policy = move || {
+        (number(), number(), any::<Option<bool>>(), globs()).prop_map(
+            |(ack, copies, sparse, globs)| pb::PolicyRecord {
+                ack,
+                copies,
+                sparse,
+                immutable: globs.map(str::to_owned),
+            },
+        )
+    };
     prop_oneof![
         4 => (repository(), manifest(), tags(), any::<bool>()).prop_map(|(r, m, t, cut)| {
             // A manifest always names the same blobs, as its digest makes it.
@@ -16,6 +36,15 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
             if cut { put.receipts.pop(); }
             self::put(put)
         }),
+        2 => (repository(), manifest(), tags(), any::<[bool; 2]>()).prop_map(|(r, m, t, is_absent)| {
+            let named = [m - 99, (m - 98) % 4 + 1];
+            let mut put = push(r, m, &t, &named);
+            put.absent = named.iter().zip(is_absent).filter(|(_, absent)| *absent).map(|(n, _)| digest(*n).to_string()).collect();
+            put.receipts.retain(|r| !put.absent.contains(&r.digest));
+            self::put(put)
+        }),
+        2 => (prefix(), policy()).prop_map(|(p, set)| pb::command::Body::SetPolicy(pb::SetPolicy { prefix: p.into(), set: Some(set) })),
+        1 => (prefix(), keys()).prop_map(|(p, keys)| pb::command::Body::UnsetPolicy(pb::UnsetPolicy { prefix: p.into(), keys: keys.iter().map(|k| (*k).to_owned()).collect() })),
         1 => (repository(), manifest()).prop_map(|(r, m)| pb::command::Body::DeleteManifest(pb::DeleteManifest { repository: r.into(), digest: digest(m).to_string(), ..Default::default() })),
         1 => (repository(), tags()).prop_map(|(r, t)| pb::command::Body::DeleteTag(pb::DeleteTag { repository: r.into(), tag: t.first().unwrap_or(&"").to_string(), ..Default::default() })),
         1 => (repository(), 0u8..6).prop_map(|(r, b)| pb::command::Body::DeleteBlob(pb::DeleteBlob { repository: r.into(), digest: digest(b).to_string(), ..Default::default() })),
@@ -40,14 +69,56 @@ fn check_invariants(replica: &Replica) {
         hash.as_bytes(),
         "incremental hash"
     );
-    // I2: references recomputed from the manifests; links likewise.
+    // I2: references and links recomputed from what the repositories hold.
     let mut refs: BTreeMap<Digest, u64> = BTreeMap::new();
+    let mut links: BTreeMap<(&str, Digest), u32> = BTreeMap::new();
     for m in 100u8..104 {
-        if let Some(record) = view.manifest_record(&digest(m)).unwrap() {
-            assert!(record.repositories > 0);
-            for blob in record.blobs {
-                *refs.entry(blob.digest.parse().unwrap()).or_default() += 1;
+        let record = view.manifest_record(&digest(m)).unwrap();
+        let blobs: Vec<Digest> = record
+            .iter()
+            .flat_map(|r| &r.blobs)
+            .map(|b| b.digest.parse().unwrap())
+            .collect();
+        let mut linked = BTreeSet::new();
+        let mut holding = 0;
+        for repository in ["a", "a/b"] {
+            let key = keys::repository_manifest(repository, &digest(m));
+            let Some(bytes) = replica.tree.get(&key).unwrap() else {
+                continue;
+            };
+            holding += 1;
+            let held: pb::RepositoryManifestRecord = decode("record", &bytes).unwrap();
+            for blob in &blobs {
+                let missed = view
+                    .missed_by(&name(repository), blob, 9)
+                    .unwrap()
+                    .contains(&digest(m));
+                assert_eq!(missed, held.absent.contains(&blob.to_string()));
+                if !missed {
+                    linked.insert(blob.clone());
+                    *links.entry((repository, blob.clone())).or_default() += 1;
+                }
             }
+        }
+        assert_eq!(record.map_or(0, |record| record.repositories), holding);
+        for blob in linked {
+            *refs.entry(blob).or_default() += 1;
+        }
+    }
+    for repository in ["a", "a/b"] {
+        for n in 1..=4 {
+            let stored = replica
+                .tree
+                .get(&keys::link(repository, &digest(n)))
+                .unwrap();
+            let count = links
+                .get(&(repository, digest(n)))
+                .map(|n| n.to_be_bytes().to_vec());
+            assert_eq!(
+                stored.map(|bytes| bytes.to_vec()),
+                count,
+                "{repository} {n}"
+            );
         }
     }
     let mut placed = 0;
@@ -81,6 +152,24 @@ fn check_invariants(replica: &Replica) {
     }
 }
 
+/// Tags that no command may move or delete as things are.
+fn immutable_tags(replica: &Replica) -> BTreeMap<(&'static str, &'static str), Digest> {
+    let view = replica.view();
+    let mut held = BTreeMap::new();
+    for repository in ["a", "a/b"] {
+        let policy = view.policy(&Prefix::from(&name(repository))).unwrap();
+        for text in ["v1", "v2"] {
+            let tag = text.parse().unwrap();
+            if let Some(digest) = view.tag(&name(repository), &tag).unwrap()
+                && policy.immutable.value.holds(&tag)
+            {
+                held.insert((repository, text), digest);
+            }
+        }
+    }
+    held
+}
+
 proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(128))]
 
@@ -92,7 +181,12 @@ proptest! {
         let mut replica = Replica::new();
         let mut time = 0;
         for (node, body) in bodies {
+            let held = immutable_tags(&replica);
             replica.by(node, body);
+            for ((repository, tag), names) in held {
+                let now = replica.view().tag(&name(repository), &tag.parse().unwrap()).unwrap();
+                assert_eq!(now, Some(names), "{repository}:{tag} is immutable");
+            }
             let now = replica.view().log_time_ms().unwrap();
             assert!(now >= time, "I8");
             time = now;

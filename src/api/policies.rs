@@ -1,0 +1,294 @@
+//! Policies: listed, explained for one prefix, set and unset. Everything is checked before anything
+//! is proposed, so that a bad request changes nothing.
+
+use super::Api;
+use super::failed;
+use super::refusal;
+use super::types::Policies;
+use super::types::Policy;
+use super::types::PolicyAt;
+use super::types::PolicyChange;
+use super::types::PolicyValue;
+use super::unavailable;
+use crate::budget::Budget;
+use crate::metadata::Error as MetadataError;
+use crate::metadata::View;
+use crate::policy::Effective;
+use crate::policy::Key;
+use crate::policy::Prefix;
+use crate::policy::Settings;
+use crate::proto::state::v1 as pb;
+use crate::proto::state::v1::command::Body;
+use crate::proto::state::v1::outcome::Result as Outcome;
+use axum::Json;
+use axum::extract::Path;
+use axum::extract::Query;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::PathRejection;
+use axum::extract::rejection::QueryRejection;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use bytes::Bytes;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+/// An answer that is not what was asked for.
+pub(super) struct Refused(Box<Response>);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        *self.0
+    }
+}
+
+impl From<MetadataError> for Refused {
+    fn from(error: MetadataError) -> Refused {
+        Refused(Box::new(match error {
+            MetadataError::Io(error) => failed("read or write policies", &error),
+            error => unavailable(&error.to_string()),
+        }))
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Refused {
+        Refused::from(MetadataError::Io(error))
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+type InPath = Result<Path<String>, PathRejection>;
+
+fn refuse(message: impl ToString) -> Refused {
+    let next = "`roadstead policy set --help` says what prefixes, keys and values there are";
+    let told = Json(refusal("INVALID", message.to_string(), next));
+    Refused(Box::new((StatusCode::BAD_REQUEST, told).into_response()))
+}
+
+fn parse_prefix(path: InPath) -> Result<Prefix, Refused> {
+    let Path(text) = path.map_err(|error| refuse(error.body_text()))?;
+    text.parse().map_err(refuse)
+}
+
+/// `{"KEY": VALUE, …}`; a number may also be written as text.
+fn parse_settings(body: &[u8]) -> Result<Settings, Refused> {
+    let parsed: BTreeMap<String, Value> = serde_json::from_slice(body)
+        .map_err(|error| refuse(format!("not an object of keys and values: {error}")))?;
+    let mut settings = Settings::default();
+    for (key, value) in parsed {
+        let key: Key = key.parse().map_err(refuse)?;
+        let value = match value {
+            Value::String(text) => text,
+            Value::Number(_) | Value::Bool(_) => value.to_string(),
+            _ => return Err(refuse(format!("{key} takes one value"))),
+        };
+        settings.set(key, &value).map_err(refuse)?;
+    }
+    if settings.is_empty() {
+        return Err(refuse("no key is given"));
+    }
+    Ok(settings)
+}
+
+fn value(key: Key, text: &str) -> Value {
+    match key {
+        Key::Ack | Key::Copies => text.parse().map_or(Value::Null, |n: u32| n.into()),
+        Key::Sparse | Key::Immutable => text.into(),
+    }
+}
+
+fn values(settings: &Settings) -> BTreeMap<String, Value> {
+    let of = |key: Key| Some((key.to_string(), value(key, &settings.get(key)?)));
+    Key::ALL.into_iter().filter_map(of).collect()
+}
+
+fn effective(policy: &Effective) -> BTreeMap<String, PolicyValue> {
+    let of = |(key, text, from): (Key, String, Option<&str>)| {
+        let from = from.map(str::to_owned);
+        let value = value(key, &text);
+        (key.to_string(), PolicyValue { value, from })
+    };
+    policy.rows().into_iter().map(of).collect()
+}
+
+fn milliseconds(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Answer<Policies> {
+    let look = |view: &View| Ok((view.policy_defaults()?, view.policies()?));
+    let read = api.metadata.read(look).await?;
+    let (defaults, stored) = read.value;
+    let defaults = effective(&Effective::from(defaults));
+    let policy = |(prefix, settings): (String, Settings)| Policy {
+        prefix,
+        set: values(&settings),
+    };
+    Ok(Json(Policies {
+        defaults: defaults.into_iter().map(|(k, v)| (k, v.value)).collect(),
+        policies: stored.into_iter().map(policy).collect(),
+        staleness_ms: read.staleness.map(milliseconds),
+    }))
+}
+
+pub(super) async fn show(State(api): State<Api>, path: InPath) -> Answer<PolicyAt> {
+    let prefix = parse_prefix(path)?;
+    let look = |view: &View| Ok((view.policy_set(&prefix)?, view.policy(&prefix)?));
+    let read = api.metadata.read(look).await?;
+    let (set, counts) = read.value;
+    Ok(Json(PolicyAt {
+        prefix: prefix.to_string(),
+        set: values(&set),
+        effective: effective(&counts),
+        staleness_ms: read.staleness.map(milliseconds),
+    }))
+}
+
+pub(super) async fn set(
+    State(api): State<Api>,
+    path: InPath,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<PolicyChange> {
+    let prefix = parse_prefix(path)?;
+    let body = body.map_err(|error| refuse(error.body_text()))?;
+    let changes = parse_settings(&body)?;
+    let keys = Key::ALL.into_iter();
+    let keys: Vec<Key> = keys.filter(|key| changes.get(*key).is_some()).collect();
+    let body = Body::SetPolicy(pb::SetPolicy {
+        prefix: prefix.to_string(),
+        set: Some(pb::PolicyRecord::from(&changes)),
+    });
+    change(&api, &prefix, &keys, body).await
+}
+
+pub(super) async fn unset(
+    State(api): State<Api>,
+    path: InPath,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Answer<PolicyChange> {
+    let prefix = parse_prefix(path)?;
+    let Query(query) = query.map_err(|error| refuse(error.body_text()))?;
+    let mut keys: Vec<Key> = Vec::new();
+    for (name, value) in query {
+        if name != "key" {
+            return Err(refuse(format!(
+                "{name:?} is not known here; name keys with ?key="
+            )));
+        }
+        keys.push(value.parse().map_err(refuse)?);
+    }
+    if keys.is_empty() {
+        return Err(refuse("no key is given"));
+    }
+    let body = Body::UnsetPolicy(pb::UnsetPolicy {
+        prefix: prefix.to_string(),
+        keys: keys.iter().map(Key::to_string).collect(),
+    });
+    change(&api, &prefix, &keys, body).await
+}
+
+async fn change(api: &Api, prefix: &Prefix, keys: &[Key], body: Body) -> Answer<PolicyChange> {
+    let before = api.metadata.view().policy_set(prefix)?;
+    let outcome = api.metadata.write(body, Budget::default()).await?;
+    match outcome.result {
+        Some(Outcome::Done(_)) => {}
+        Some(Outcome::Refused(no)) if no.reason() == pb::Reason::Invalid => {
+            return Err(refuse(no.message));
+        }
+        _ => {
+            let why = "it is not known whether the change took effect";
+            return Err(Refused(Box::new(unavailable(why))));
+        }
+    }
+    let view = api.metadata.view();
+    let counts = view.policy(prefix)?;
+    Ok(Json(PolicyChange {
+        prefix: prefix.to_string(),
+        before: values(&before),
+        set: values(&view.policy_set(prefix)?),
+        warnings: warnings(prefix, keys, &counts, &view)?,
+        effective: effective(&counts),
+    }))
+}
+
+/// What an operator may not have meant.
+fn warnings(
+    prefix: &Prefix,
+    keys: &[Key],
+    counts: &Effective,
+    view: &View,
+) -> io::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    let (ack, copies) = (counts.ack.value, counts.copies.value);
+    let regions = view.data_regions()?;
+    let is_about = |key| keys.contains(&key);
+    if is_about(Key::Ack) || is_about(Key::Copies) {
+        if copies < ack {
+            warnings.push(format!(
+                "copies={copies} is below ack={ack}: a push waits for {ack} regions, but only {copies} are kept up"
+            ));
+        }
+        if regions > 1 && (ack == 1 || copies == 1) {
+            warnings.push(format!(
+                "with ack={ack} and copies={copies} the loss of one region can lose images that were acknowledged"
+            ));
+        }
+    }
+    for (key, number) in [(Key::Ack, ack), (Key::Copies, copies)] {
+        if is_about(key) && number as usize > regions {
+            warnings.push(format!(
+                "{key}={number} is more than there are regions with blobs: {regions} until more join"
+            ));
+        }
+    }
+    for (other, settings) in view.policies()? {
+        let is_below = match prefix {
+            Prefix::All => other != crate::policy::ALL,
+            Prefix::Under(name) => {
+                let rest = other.strip_prefix(name.as_str());
+                rest.is_some_and(|rest| rest.starts_with('/'))
+            }
+        };
+        let kept = keys
+            .iter()
+            .filter_map(|key| Some((key, settings.get(*key)?)));
+        for (key, value) in kept.filter(|_| is_below) {
+            warnings.push(format!("{other} keeps its own {key}={value}"));
+        }
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_taken_whole_or_not_at_all() {
+        let settings = parse_settings(br#"{"ack": 1, "copies": "2", "immutable": true}"#);
+        let settings = settings.ok().unwrap();
+        let shown = serde_json::json!(values(&settings));
+        assert_eq!(
+            shown,
+            serde_json::json!({"ack": 1, "copies": 2, "immutable": "true"})
+        );
+        for bad in [
+            "",
+            "[]",
+            "{}",
+            "null",
+            r#"{"ack": 1.5}"#,
+            r#"{"ack": 0}"#,
+            r#"{"ack": null}"#,
+            r#"{"ack": [1]}"#,
+            r#"{"ack": 1, "acks": 1}"#,
+            r#"{"sparse": true}"#,
+        ] {
+            assert!(parse_settings(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

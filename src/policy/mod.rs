@@ -1,0 +1,486 @@
+//! What an operator may set for a prefix of the repositories: the keys, what each takes, and which
+//! prefix counts. Pure: edge, state and command line read the same words by it.
+//!
+//! What must stay true: a value of these types is well formed; for each key the longest prefix
+//! that sets it wins, else the whole registry's, else the cluster's own default.
+
+mod glob;
+
+pub use glob::TagPattern;
+
+use crate::oci::NameInvalid;
+use crate::oci::RepositoryName;
+use crate::oci::Tag;
+use crate::proto::state::v1 as pb;
+use crate::spelling;
+use std::fmt;
+use std::str::FromStr;
+
+/// The prefix that is the whole registry.
+pub const ALL: &str = "*";
+
+/// No cluster has more regions (design 6).
+const MOST_REGIONS: u32 = 7;
+
+/// Repositories by whole path components: `team` is `team` and `team/app`, and not `teams`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    All,
+    Under(RepositoryName),
+}
+
+impl Prefix {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Prefix::All => ALL,
+            Prefix::Under(name) => name.as_str(),
+        }
+    }
+
+    /// This one, then what it lies under, from near to far; the last is the whole registry.
+    fn upwards(&self) -> impl Iterator<Item = &str> {
+        let own = match self {
+            Prefix::All => None,
+            Prefix::Under(name) => Some(name.as_str()),
+        };
+        fn parent<'a>(name: &&'a str) -> Option<&'a str> {
+            Some(name.rsplit_once('/')?.0)
+        }
+        std::iter::successors(own, parent).chain([ALL])
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "a prefix is * for the whole registry, or the path components that repositories begin with: {0}"
+)]
+pub struct PrefixInvalid(#[from] NameInvalid);
+
+impl FromStr for Prefix {
+    type Err = PrefixInvalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            ALL => Ok(Prefix::All),
+            name => Ok(Prefix::Under(name.parse()?)),
+        }
+    }
+}
+
+impl From<&RepositoryName> for Prefix {
+    fn from(name: &RepositoryName) -> Prefix {
+        Prefix::Under(name.clone())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Ack,
+    Copies,
+    Sparse,
+    Immutable,
+}
+
+impl Key {
+    pub const ALL: [Key; 4] = [Key::Ack, Key::Copies, Key::Sparse, Key::Immutable];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Key::Ack => "ack",
+            Key::Copies => "copies",
+            Key::Sparse => "sparse",
+            Key::Immutable => "immutable",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A key or a value that a policy does not take, and what it takes.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl FromStr for Key {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = || Key::ALL.into_iter().map(Key::as_str);
+        if let Some(key) = Key::ALL.into_iter().find(|key| key.as_str() == text) {
+            return Ok(key);
+        }
+        let shown: String = text.chars().take(40).collect();
+        let advice = match spelling::nearest(text, known()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("the keys are {}", known().collect::<Vec<_>>().join(", ")),
+        };
+        Err(Invalid(format!(
+            "{shown:?} is not a key of a policy: {advice}"
+        )))
+    }
+}
+
+/// Which tags stay what they are once they exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Immutable {
+    None,
+    All,
+    Matching(TagPattern),
+}
+
+impl Immutable {
+    pub fn holds(&self, tag: &Tag) -> bool {
+        match self {
+            Immutable::None => false,
+            Immutable::All => true,
+            Immutable::Matching(pattern) => pattern.matches(tag),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        match self {
+            Immutable::None => "false",
+            Immutable::All => "true",
+            Immutable::Matching(pattern) => pattern.as_str(),
+        }
+    }
+}
+
+impl FromStr for Immutable {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "true" => Ok(Immutable::All),
+            "false" => Ok(Immutable::None),
+            pattern => match pattern.parse() {
+                Ok(pattern) => Ok(Immutable::Matching(pattern)),
+                Err(error) => Err(Invalid(format!(
+                    "immutable takes true, false or a pattern: {error}"
+                ))),
+            },
+        }
+    }
+}
+
+fn sparse_word(is_allowed: bool) -> &'static str {
+    if is_allowed { "allow" } else { "refuse" }
+}
+
+fn regions(key: Key, number: Option<u32>) -> Result<u32, Invalid> {
+    number
+        .filter(|n| (1..=MOST_REGIONS).contains(n))
+        .ok_or_else(|| {
+            Invalid(format!(
+                "{key} takes a number of regions, from 1 to {MOST_REGIONS}"
+            ))
+        })
+}
+
+/// What one prefix sets; a key that it leaves out comes from further up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Regions that must hold a blob before a push that names it is acknowledged.
+    pub ack: Option<u32>,
+    /// Regions that are to hold it in the end.
+    pub copies: Option<u32>,
+    /// An image may name blobs that are absent.
+    pub sparse: Option<bool>,
+    pub immutable: Option<Immutable>,
+}
+
+impl Settings {
+    pub fn is_empty(&self) -> bool {
+        *self == Settings::default()
+    }
+
+    pub fn set(&mut self, key: Key, value: &str) -> Result<(), Invalid> {
+        match key {
+            Key::Ack => self.ack = Some(regions(key, value.parse().ok())?),
+            Key::Copies => self.copies = Some(regions(key, value.parse().ok())?),
+            Key::Sparse => {
+                self.sparse = match value {
+                    "allow" => Some(true),
+                    "refuse" => Some(false),
+                    _ => return Err(Invalid("sparse takes refuse or allow".to_owned())),
+                }
+            }
+            Key::Immutable => self.immutable = Some(value.parse()?),
+        }
+        Ok(())
+    }
+
+    pub fn unset(&mut self, key: Key) {
+        match key {
+            Key::Ack => self.ack = None,
+            Key::Copies => self.copies = None,
+            Key::Sparse => self.sparse = None,
+            Key::Immutable => self.immutable = None,
+        }
+    }
+
+    /// As it was typed.
+    pub fn get(&self, key: Key) -> Option<String> {
+        match key {
+            Key::Ack => self.ack.map(|n| n.to_string()),
+            Key::Copies => self.copies.map(|n| n.to_string()),
+            Key::Sparse => self.sparse.map(|sparse| sparse_word(sparse).to_owned()),
+            Key::Immutable => self.immutable.as_ref().map(|i| i.as_str().to_owned()),
+        }
+    }
+
+    /// What `changes` sets takes the place of what was set.
+    pub fn change(&mut self, changes: Settings) {
+        self.ack = changes.ack.or(self.ack);
+        self.copies = changes.copies.or(self.copies);
+        self.sparse = changes.sparse.or(self.sparse);
+        self.immutable = changes.immutable.or(self.immutable.take());
+    }
+}
+
+impl From<&Settings> for pb::PolicyRecord {
+    fn from(settings: &Settings) -> pb::PolicyRecord {
+        pb::PolicyRecord {
+            ack: settings.ack,
+            copies: settings.copies,
+            sparse: settings.sparse,
+            immutable: settings.get(Key::Immutable),
+        }
+    }
+}
+
+/// As strict as what an operator typed: apply trusts no proposer.
+impl TryFrom<&pb::PolicyRecord> for Settings {
+    type Error = Invalid;
+
+    fn try_from(record: &pb::PolicyRecord) -> Result<Settings, Invalid> {
+        let number = |key, number: Option<u32>| number.map(|n| regions(key, Some(n))).transpose();
+        Ok(Settings {
+            ack: number(Key::Ack, record.ack)?,
+            copies: number(Key::Copies, record.copies)?,
+            sparse: record.sparse,
+            immutable: record.immutable.as_deref().map(str::parse).transpose()?,
+        })
+    }
+}
+
+/// A value, and the prefix that set it; None: the cluster's default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found<T> {
+    pub value: T,
+    pub from: Option<String>,
+}
+
+/// What counts for a repository, or for all under a prefix that say nothing themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    pub ack: Found<u32>,
+    pub copies: Found<u32>,
+    pub sparse: Found<bool>,
+    pub immutable: Found<Immutable>,
+}
+
+impl Effective {
+    /// Each key with its value as it is typed, and where that comes from.
+    pub fn rows(&self) -> [(Key, String, Option<&str>); 4] {
+        let Effective {
+            ack,
+            copies,
+            sparse,
+            immutable,
+        } = self;
+        let word = sparse_word(sparse.value).to_owned();
+        [
+            (Key::Ack, ack.value.to_string(), ack.from.as_deref()),
+            (
+                Key::Copies,
+                copies.value.to_string(),
+                copies.from.as_deref(),
+            ),
+            (Key::Sparse, word, sparse.from.as_deref()),
+            (
+                Key::Immutable,
+                immutable.value.as_str().to_owned(),
+                immutable.from.as_deref(),
+            ),
+        ]
+    }
+}
+
+/// The numbers that the cluster was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    pub ack: u32,
+    pub copies: u32,
+}
+
+/// Of a state without its cluster record, one region.
+impl From<&pb::ClusterRecord> for Defaults {
+    fn from(cluster: &pb::ClusterRecord) -> Defaults {
+        Defaults {
+            ack: cluster.ack.max(1),
+            copies: cluster.copies.max(1),
+        }
+    }
+}
+
+impl From<Defaults> for Effective {
+    fn from(defaults: Defaults) -> Effective {
+        fn by_default<T>(value: T) -> Found<T> {
+            Found { value, from: None }
+        }
+        Effective {
+            ack: by_default(defaults.ack),
+            copies: by_default(defaults.copies),
+            sparse: by_default(false),
+            immutable: by_default(Immutable::None),
+        }
+    }
+}
+
+/// `settings_of` reads what a prefix sets; it is asked once for each prefix that there can be.
+pub fn resolve<E>(
+    prefix: &Prefix,
+    defaults: Defaults,
+    mut settings_of: impl FnMut(&str) -> Result<Option<Settings>, E>,
+) -> Result<Effective, E> {
+    fn take<T>(found: &mut Found<T>, value: Option<T>, from: &str) {
+        if let (None, Some(value)) = (&found.from, value) {
+            let from = Some(from.to_owned());
+            *found = Found { value, from };
+        }
+    }
+    let mut effective = Effective::from(defaults);
+    for from in prefix.upwards() {
+        if let Some(settings) = settings_of(from)? {
+            take(&mut effective.ack, settings.ack, from);
+            take(&mut effective.copies, settings.copies, from);
+            take(&mut effective.sparse, settings.sparse, from);
+            take(&mut effective.immutable, settings.immutable, from);
+        }
+    }
+    Ok(effective)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, proptest};
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    const DEFAULTS: Defaults = Defaults { ack: 2, copies: 3 };
+
+    fn set(pairs: &[(Key, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        for (key, value) in pairs {
+            settings.set(*key, value).unwrap();
+        }
+        settings
+    }
+
+    fn effective(name: &str, stored: &BTreeMap<&str, Settings>) -> Effective {
+        let found = |prefix: &str| Ok::<_, Infallible>(stored.get(prefix).cloned());
+        resolve(&name.parse().unwrap(), DEFAULTS, found).unwrap()
+    }
+
+    #[test]
+    fn for_each_key_the_longest_prefix_that_sets_it_wins() {
+        let stored = BTreeMap::from([
+            ("*", set(&[(Key::Ack, "3"), (Key::Immutable, "v*")])),
+            ("team", set(&[(Key::Ack, "1"), (Key::Sparse, "allow")])),
+            ("team/app", set(&[(Key::Sparse, "refuse")])),
+        ]);
+        let app = effective("team/app/x", &stored);
+        assert_eq!((app.ack.value, app.ack.from.as_deref()), (1, Some("team")));
+        assert_eq!(app.sparse.from.as_deref(), Some("team/app"));
+        assert!(!app.sparse.value);
+        assert_eq!(app.immutable.from.as_deref(), Some("*"));
+        assert_eq!((app.copies.value, app.copies.from), (3, None));
+        assert_eq!(effective("*", &stored).ack.value, 3);
+    }
+
+    #[test]
+    fn a_prefix_is_whole_path_components() {
+        let stored = BTreeMap::from([("team", set(&[(Key::Sparse, "allow")]))]);
+        for (name, expected) in [
+            ("team", true),
+            ("team/app", true),
+            ("teams", false),
+            ("team-a", false),
+            ("a/team", false),
+            ("*", false),
+        ] {
+            assert_eq!(effective(name, &stored).sparse.value, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_key_does_not_take_is_answered_with_what_it_takes() {
+        let mut settings = Settings::default();
+        for (key, bad) in [
+            (Key::Ack, "0"),
+            (Key::Ack, "8"),
+            (Key::Copies, "-1"),
+            (Key::Copies, "two"),
+            (Key::Sparse, "true"),
+            (Key::Immutable, ""),
+            (Key::Immutable, "^v"),
+        ] {
+            let told = settings.set(key, bad).unwrap_err().to_string();
+            assert!(told.starts_with(key.as_str()), "{told}");
+        }
+        assert!(settings.is_empty(), "a refusal changes nothing");
+        let told = "imutable".parse::<Key>().unwrap_err().to_string();
+        assert!(told.contains("did you mean immutable?"), "{told}");
+        let told = "visibility".parse::<Key>().unwrap_err().to_string();
+        assert!(told.contains("ack, copies, sparse, immutable"), "{told}");
+        for bad in ["", "/", "team/", "Team", "team*", "**", "a//b"] {
+            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_survive_being_stored() {
+        let settings = set(&[
+            (Key::Ack, "2"),
+            (Key::Copies, "7"),
+            (Key::Sparse, "refuse"),
+            (Key::Immutable, "v*"),
+        ]);
+        let record = pb::PolicyRecord::from(&settings);
+        assert_eq!(Settings::try_from(&record), Ok(settings));
+        let bad = pb::PolicyRecord {
+            ack: Some(8),
+            ..Default::default()
+        };
+        assert!(Settings::try_from(&bad).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(key in any::<String>(), value in any::<String>()) {
+            let _ = key.parse::<Key>();
+            let _ = key.parse::<Prefix>();
+            for key in Key::ALL {
+                let mut settings = Settings::default();
+                if settings.set(key, &value).is_ok() {
+                    let shown = settings.get(key).unwrap();
+                    let mut again = Settings::default();
+                    again.set(key, &shown).unwrap();
+                    assert_eq!(again, settings);
+                }
+            }
+        }
+    }
+}
