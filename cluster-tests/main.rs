@@ -11,6 +11,7 @@ mod harness;
 mod lazy_fetch;
 mod leader_loss;
 mod operator;
+mod policies;
 mod push_pull;
 mod region_loss;
 mod restart;
