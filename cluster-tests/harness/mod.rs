@@ -5,6 +5,8 @@ pub mod cluster;
 pub mod dev;
 pub mod faults;
 pub mod images;
+pub mod proxy;
+pub mod tools;
 pub mod wait;
 
 /// How often a counted check runs: the small figure in CI, the large one under `just long NAME`,
