@@ -18,6 +18,7 @@ const GROUND: &[&str] = &[
     "policy",
     "proto",
     "spelling",
+    "request_id",
     "tasks",
     "telemetry",
     "topology",

@@ -15,6 +15,7 @@ mod operator;
 mod policies;
 mod push_pull;
 mod region_loss;
+mod request_log;
 mod restart;
 mod slow_link;
 mod uploads;

@@ -42,6 +42,7 @@ pub mod ops;
 pub mod peers;
 pub mod policy;
 pub mod registry;
+pub mod request_id;
 pub mod rpc;
 pub mod server;
 pub mod spelling;

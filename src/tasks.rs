@@ -1,5 +1,6 @@
 //! Who owns spawned tasks: a node's tracker, so that stopping waits for every one of them.
 
+use crate::request_id;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,12 +17,13 @@ impl Tasks {
         Tasks::default()
     }
 
+    /// The task works for the request that its caller works for, if any.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.tracker.spawn(future)
+        self.tracker.spawn(request_id::carried(future))
     }
 
     /// For work that blocks a thread: files, sled.

@@ -10,6 +10,7 @@ use super::route::Refused;
 use crate::oci::DigestInvalid;
 use crate::oci::TagInvalid;
 use crate::registry;
+use crate::request_id::RequestId;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::HeaderName;
@@ -83,7 +84,11 @@ impl Failure {
     }
 
     /// The answer to HEAD is the same; what carries it leaves out the body.
-    pub fn into_response(self) -> Response {
+    /// `id` is for a client to quote when it is not to blame.
+    pub fn into_response(mut self, id: RequestId) -> Response {
+        if self.status.is_server_error() {
+            self.message = format!("{} (request {id})", self.message);
+        }
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
         *response.headers_mut() = *self.headers;
@@ -208,7 +213,7 @@ mod tests {
     use registry::Error;
 
     async fn answer(failure: Failure) -> (StatusCode, HeaderMap, Value) {
-        let (head, body) = failure.into_response().into_parts();
+        let (head, body) = failure.into_response(RequestId::random()).into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (
             head.status,

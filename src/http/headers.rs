@@ -15,6 +15,7 @@ pub const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid"
 pub const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 pub const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+pub const REQUEST: HeaderName = HeaderName::from_static("roadstead-request");
 pub const REGION: HeaderName = HeaderName::from_static("roadstead-region");
 pub const INDEX: HeaderName = HeaderName::from_static("roadstead-index");
 pub const SOURCE: HeaderName = HeaderName::from_static("roadstead-source");

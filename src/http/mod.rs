@@ -2,6 +2,7 @@
 //! registry, and writes the answer; it decides nothing. Each handler has its repository from
 //! `authorize`.
 
+mod access;
 mod body;
 mod error;
 mod handlers;
@@ -11,6 +12,8 @@ mod range;
 mod route;
 
 use crate::registry::Registry;
+use crate::request_id::RequestId;
+use access::Line;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -18,7 +21,10 @@ use axum::response::Response;
 use body::Incoming;
 use error::Failure;
 use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::BodyExt;
 use route::Route;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// `/v2/…` and `/healthz`. axum only carries: routing is by `route.rs`, from the raw path.
@@ -27,37 +33,45 @@ pub fn router(registry: Registry) -> Router {
 }
 
 async fn serve(State(registry): State<Registry>, request: Request) -> Response {
-    let began = Instant::now();
+    let id = RequestId::random();
     let (request, body) = request.into_parts();
-    let body = Incoming::new(body);
+    let received = Arc::new(AtomicU64::new(0));
+    let body = Incoming::new(counted(body, received.clone()));
     let method = request.method.clone();
-    let path = request.uri.path().to_owned();
-    let is_head = method == Method::HEAD;
-    let routed = Route::parse(&method, &path);
-    let name = routed.as_ref().map_or("none", Route::name);
-    let repository = routed
-        .as_ref()
-        .ok()
-        .and_then(Route::repository)
-        .map(ToString::to_string);
-    let reference = routed
-        .as_ref()
-        .ok()
-        .and_then(Route::reference)
-        .map(|r| r.to_string());
-    let (repository, reference) = (
-        repository.unwrap_or_default(),
-        reference.unwrap_or_default(),
-    );
-    let answer = match routed {
-        Ok(route) => handlers::handle(&registry, route, &request, body.clone()).await,
-        Err(refused) => Err(Failure::from(refused)),
+    let routed = Route::parse(&method, request.uri.path());
+    let named = routed.as_ref().ok();
+    let text = |named: Option<String>| named.unwrap_or_default();
+    let mut line = Line {
+        id,
+        began: Instant::now(),
+        method: method.clone(),
+        route: named.map_or("none", Route::name),
+        repository: text(named.and_then(Route::repository).map(ToString::to_string)),
+        reference: text(named.and_then(Route::reference).map(|r| r.to_string())),
+        // Until there is an answer: the client has left before it.
+        status: access::NO_ANSWER,
+        cause: None,
+        received,
+        sent: 0,
+        unsent: 0,
     };
-    let mut cause = None;
-    let mut response = answer.unwrap_or_else(|mut failure| {
-        cause = failure.take_cause();
-        failure.into_response()
-    });
+    let answering = async {
+        let answer = match routed {
+            Ok(route) => handlers::handle(&registry, route, &request, body.clone()).await,
+            Err(refused) => Err(Failure::from(refused)),
+        };
+        let answer = answer.unwrap_or_else(|mut failure| {
+            line.cause = failure.take_cause();
+            failure.into_response(id)
+        });
+        let is_refused = answer.status().is_client_error() || answer.status().is_server_error();
+        if is_refused && !request.headers.contains_key(header::EXPECT) {
+            body.drain().await;
+        }
+        answer
+    };
+    let mut response = id.serve("client", answering).await;
+    line.status = response.status();
     let set = response.headers_mut();
     set.insert(
         headers::API_VERSION,
@@ -68,22 +82,19 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
         headers::value(registry.region().to_string()),
     );
     set.insert(headers::INDEX, headers::value(registry.index_token()));
-    let status = response.status();
-    let is_refused = status.is_client_error() || status.is_server_error();
-    if is_refused && !request.headers.contains_key(header::EXPECT) {
-        body.drain().await;
-    }
-    let ms = began.elapsed().as_millis();
-    match cause {
-        Some(cause) => {
-            tracing::error!(%method, route = name, repository, reference, %status, ms, cause, "request failed inside")
-        }
-        None => {
-            tracing::debug!(%method, route = name, repository, reference, %status, ms, "request")
-        }
-    }
-    if is_head && status != StatusCode::OK {
+    set.insert(headers::REQUEST, headers::value(id.to_string()));
+    if method == Method::HEAD && line.status != StatusCode::OK {
         *response.body_mut() = Body::empty();
     }
-    response
+    access::logged(response, line)
+}
+
+/// The body, whose bytes are counted as they come.
+fn counted(body: Body, received: Arc<AtomicU64>) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        if let Some(bytes) = frame.data_ref() {
+            received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        frame
+    }))
 }

@@ -3,6 +3,7 @@
 //! changes nothing.
 
 use super::Identity;
+use crate::request_id::RequestId;
 use crate::topology::NodeId;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ const LINEAGE_HEADER: HeaderName = HeaderName::from_static("roadstead-lineage");
 const TARGET_HEADER: HeaderName = HeaderName::from_static("roadstead-target");
 const FROM_HEADER: HeaderName = HeaderName::from_static("roadstead-from");
 const BOOT_HEADER: HeaderName = HeaderName::from_static("roadstead-boot");
+/// The client's request that a call is made for, when there is one.
+const REQUEST_HEADER: HeaderName = HeaderName::from_static("roadstead-request");
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Mismatch {
@@ -55,7 +58,15 @@ pub fn headers(identity: &Identity, target: Option<NodeId>) -> Vec<(HeaderName, 
     if let Some(target) = target {
         put(TARGET_HEADER, target.to_string());
     }
+    if let Some(request) = RequestId::current() {
+        put(REQUEST_HEADER, request.to_string());
+    }
     headers
+}
+
+/// The client's request that a call is made for.
+pub fn request(headers: &HeaderMap) -> Option<RequestId> {
+    text(headers, &REQUEST_HEADER).parse().ok()
 }
 
 /// The checks of one listener, which remember the latest start of each caller.

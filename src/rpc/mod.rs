@@ -10,6 +10,7 @@ mod uploads;
 use crate::metadata::Metadata;
 use crate::peers::Identity;
 use crate::peers::Peers;
+use crate::peers::envelope;
 use crate::peers::envelope::Guard;
 use crate::proto::peer::v1::blobs_server::BlobsServer;
 use crate::proto::peer::v1::cluster_server::ClusterServer;
@@ -29,6 +30,7 @@ use hyper_util::service::TowerToHyperService;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
@@ -140,6 +142,16 @@ pub async fn serve_connection(
     }
 }
 
+/// A client's request is behind this call: a line of its own.
+async fn told(request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let began = Instant::now();
+    let response = next.run(request).await;
+    let (status, ms) = (response.status().as_u16(), began.elapsed().as_millis());
+    tracing::debug!(%method, path, status, ms, "answered a node");
+    response
+}
+
 async fn check_caller(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let is_grpc = request
         .headers()
@@ -159,7 +171,10 @@ async fn check_caller(State(gate): State<Gate>, mut request: Request, next: Next
             ),
             Ok(false) => {
                 request.extensions_mut().insert(Caller(node));
-                return next.run(request).await;
+                return match envelope::request(request.headers()) {
+                    Some(id) => id.serve(&node.to_string(), told(request, next)).await,
+                    None => next.run(request).await,
+                };
             }
             Err(error) => {
                 tracing::error!(
