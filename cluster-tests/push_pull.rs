@@ -203,6 +203,33 @@ async fn end_2_ranges_are_exact() {
         assert_eq!(answer.status(), 416, "{unsatisfiable}");
         assert_eq!(answer.headers()["content-range"], "bytes */200000");
     }
+    let several = range("bytes=0-9,65530-65540,-5").await.unwrap();
+    assert_eq!(several.status(), 206);
+    let kind = several.headers()["content-type"].to_str().unwrap();
+    let boundary = kind
+        .strip_prefix("multipart/byteranges; boundary=")
+        .unwrap();
+    let boundary = boundary.to_owned();
+    let length = several.content_length().unwrap();
+    let mut expected = Vec::new();
+    for (from, to) in [(0, 10), (65_530, 65_541), (199_995, 200_000)] {
+        let head = format!(
+            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\
+             Content-Range: bytes {from}-{}/200000\r\n\r\n",
+            to - 1
+        );
+        expected.extend_from_slice(head.as_bytes());
+        expected.extend_from_slice(&bytes[from..to]);
+    }
+    expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    assert_eq!(length, expected.len() as u64);
+    assert!(several.bytes().await.unwrap() == expected);
+    // Overlaps that make an answer larger than the blob are not paid for.
+    let overlapping = range("bytes=0-,0-,0-").await.unwrap();
+    assert_eq!(overlapping.status(), 200);
+    assert_eq!(overlapping.content_length(), Some(200_000));
+    let beyond = range("bytes=200000-,300000-300001").await.unwrap();
+    assert_eq!(beyond.status(), 416);
     let same = client
         .request(Method::GET, &path)
         .header("if-none-match", format!("\"{digest}\""))

@@ -3,13 +3,15 @@
 use super::body::Incoming;
 use super::error::Failure;
 use super::headers::{self, etag, value};
+use super::parts;
 use super::query::{Page, Query};
-use super::range::{parse_chunk, parse_range, uploaded};
+use super::range::{parse_chunk, parse_ranges, uploaded};
 use super::route::Route;
 use crate::budget::Budget;
 use crate::oci::{Algorithm, Digest, OCI_INDEX, Reference, RepositoryName, Tag};
 use crate::registry::{
     Action, Chunk, Precondition, Principal, PutManifest, Registry, Repository, Source, Step,
+    resolve_all,
 };
 use axum::body::Body;
 use axum::response::Response;
@@ -273,8 +275,24 @@ async fn get_blob(repository: Repository, digest: &Digest, request: &Parts) -> A
         let stat = repository.stat_blob(digest, Budget::default()).await?;
         return Ok(describe(Response::new(Body::empty()), stat.size));
     }
-    let asked = headers::text(&request.headers, header::RANGE).and_then(parse_range);
+    let asked = headers::text(&request.headers, header::RANGE).and_then(parse_ranges);
     let asked = asked.filter(|_| headers::allows_range(&request.headers, digest));
+    let asked = match asked.as_deref() {
+        None => None,
+        Some([range]) => Some(*range),
+        Some(several) => {
+            let size = repository.stat_blob(digest, Budget::default()).await?.size;
+            match resolve_all(several, size)? {
+                None => None,
+                Some(ranges) => {
+                    let parts = parts::answer(repository, digest, ranges, size).await?;
+                    let mut parts = with(parts, headers::CONTENT_DIGEST, digest.to_string());
+                    parts.headers_mut().insert(header::ETAG, etag(digest));
+                    return Ok(parts);
+                }
+            }
+        }
+    };
     let blob = repository
         .open_blob(digest, asked, Budget::default())
         .await?;

@@ -7,6 +7,7 @@ mod body;
 mod error;
 mod handlers;
 mod headers;
+mod parts;
 mod query;
 mod range;
 mod route;

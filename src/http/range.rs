@@ -3,14 +3,23 @@
 
 use crate::registry::RangeSpec;
 
-/// One range of bytes. None when there is no header, when it is not understood, and when it asks
-/// for several ranges: the answer is then the whole blob, which RFC 9110 allows. A range that
-/// ends before it begins is passed on; no blob satisfies it.
-pub fn parse_range(header: &str) -> Option<RangeSpec> {
-    let (unit, range) = header.split_once('=')?;
+/// More are answered with the whole blob.
+const RANGES_MAX: usize = 1024;
+
+/// The ranges of bytes that are asked for. None when there is no header, and when it is not
+/// understood: the answer is then the whole blob, as RFC 9110 has it. A range that ends before it
+/// begins is passed on; no blob satisfies it.
+pub fn parse_ranges(header: &str) -> Option<Vec<RangeSpec>> {
+    let (unit, ranges) = header.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
     }
+    let ranges = ranges.split(',').map(parse_range).take(RANGES_MAX + 1);
+    let ranges = ranges.collect::<Option<Vec<_>>>()?;
+    (ranges.len() <= RANGES_MAX).then_some(ranges)
+}
+
+fn parse_range(range: &str) -> Option<RangeSpec> {
     let (first, last) = range.trim().split_once('-')?;
     match (first.trim(), last.trim()) {
         ("", last) => Some(RangeSpec::Last(number(last)?)),
@@ -65,7 +74,7 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     #[test]
-    fn one_range_of_bytes_is_understood() {
+    fn ranges_of_bytes_are_understood() {
         for (header, range) in [
             ("bytes=0-0", RangeSpec::FromTo(0, 0)),
             ("bytes=500-1499", RangeSpec::FromTo(500, 1499)),
@@ -75,12 +84,22 @@ mod tests {
             ("bytes=99999999999999999999999-", RangeSpec::From(u64::MAX)),
             ("bytes=500-0", RangeSpec::FromTo(500, 0)),
         ] {
-            assert_eq!(parse_range(header), Some(range), "{header}");
+            assert_eq!(parse_ranges(header), Some(vec![range]), "{header}");
         }
     }
 
     #[test]
-    fn what_is_not_one_range_of_bytes_means_the_whole_blob() {
+    fn several_ranges_are_understood_up_to_a_bound() {
+        let two = vec![RangeSpec::FromTo(0, 9), RangeSpec::Last(5)];
+        assert_eq!(parse_ranges("bytes=0-9,-5"), Some(two.clone()));
+        assert_eq!(parse_ranges("bytes= 0-9 , -5"), Some(two));
+        let many = |n| format!("bytes={}", vec!["1-2"; n].join(","));
+        assert_eq!(parse_ranges(&many(RANGES_MAX)).unwrap().len(), RANGES_MAX);
+        assert_eq!(parse_ranges(&many(RANGES_MAX + 1)), None);
+    }
+
+    #[test]
+    fn what_is_not_ranges_of_bytes_means_the_whole_blob() {
         for header in [
             "",
             "bytes",
@@ -90,10 +109,11 @@ mod tests {
             "bytes=+1-2",
             "bytes=1--2",
             "lines=1-2",
-            "bytes=0-9,20-29",
-            "bytes=0-9, -5",
+            "bytes=0-9,",
+            "bytes=0-9,x",
+            "bytes=0-9;20-29",
         ] {
-            assert_eq!(parse_range(header), None, "{header}");
+            assert_eq!(parse_ranges(header), None, "{header}");
         }
     }
 
@@ -144,8 +164,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_panics(header in any::<String>(), a in any::<u64>(), b in any::<u64>()) {
-            let _ = (parse_range(&header), parse_chunk(&header));
-            let _ = (parse_range(&format!("bytes={a}-{b}")), parse_chunk(&format!("{a}-{b}")));
+            let _ = (parse_ranges(&header), parse_chunk(&header));
+            let _ = (parse_ranges(&format!("bytes={a}-{b}")), parse_chunk(&format!("{a}-{b}")));
         }
     }
 }

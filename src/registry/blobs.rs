@@ -30,6 +30,18 @@ fn resolve(spec: Option<RangeSpec>, size: u64) -> Result<Range<u64>, Error> {
     Ok(range)
 }
 
+/// Several ranges of `size` bytes, those left out that no byte is in. They are more than one blob
+/// holds when they overlap, which only a client that means harm asks for: then all of it is `None`.
+pub fn resolve_all(specs: &[RangeSpec], size: u64) -> Result<Option<Vec<Range<u64>>>, Error> {
+    let resolved = specs.iter().map(|spec| resolve(Some(*spec), size));
+    let ranges: Vec<_> = resolved.flatten().collect();
+    if ranges.is_empty() {
+        return Err(Error::RangeNotSatisfiable { size });
+    }
+    let asked: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    Ok((asked <= size && size > 0).then_some(ranges))
+}
+
 impl Registry {
     /// The size of a blob that may be read in the repository: by the replicated link, by this
     /// node's own, or by a peer's.
@@ -273,6 +285,20 @@ impl Repository {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_ranges_those_that_are_there_are_sent_and_overlaps_are_not_paid_for() {
+        let all = |specs: &[RangeSpec], size| resolve_all(specs, size);
+        let (first, last) = (RangeSpec::FromTo(0, 1), RangeSpec::Last(2));
+        let beyond = RangeSpec::From(10);
+        assert_eq!(
+            all(&[first, beyond, last], 10).unwrap(),
+            Some(vec![0..2, 8..10])
+        );
+        assert!(all(&[beyond, beyond], 10).is_err());
+        assert_eq!(all(&[RangeSpec::From(0), first], 10).unwrap(), None);
+        assert_eq!(all(&[first, last], 0).unwrap(), None);
+    }
 
     #[test]
     fn ranges_are_clamped_or_refused() {

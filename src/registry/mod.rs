@@ -20,6 +20,7 @@ mod sessions;
 mod uploads;
 
 pub use crate::metadata::Read;
+pub use blobs::resolve_all;
 pub use error::Error;
 pub use handing::answer;
 pub use uploads::{Chunk, Step};
