@@ -7,6 +7,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use roadstead::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 async fn one() -> (Cluster, Client) {
     let cluster = Cluster::start(1).await;
@@ -434,6 +435,51 @@ async fn end_12_referrers_of_a_subject() {
         index["manifests"][0]["artifactType"],
         "application/vnd.example.signature"
     );
+    // More than an answer may hold, of two kinds.
+    for i in 0..5 {
+        let mut artifact: Value = serde_json::from_slice(&signature).unwrap();
+        artifact["annotations"] = json!({"n": i.to_string(), "long": "x".repeat(1 << 20)});
+        artifact["artifactType"] = format!("application/vnd.example.kind-{}+json", i % 2).into();
+        let artifact = Bytes::from(artifact.to_string());
+        let digest = sha256(&artifact).to_string();
+        let put = client.put_manifest("refs/app", &digest, artifact).await;
+        assert_eq!(put.unwrap().status(), 201);
+    }
+    for (filter, total) in [
+        ("", 6),
+        ("?artifactType=application/vnd.example.kind-0%2Bjson", 3),
+        (
+            "?artifactType=application/vnd.example.kind-1%2Bjson&artifactType=none",
+            2,
+        ),
+        ("?artifactType=none", 0),
+    ] {
+        let mut path = Some(format!("/v2/refs/app/referrers/{}{filter}", image.digest));
+        let (mut seen, mut pages) = (BTreeSet::new(), 0);
+        while let Some(page) = path {
+            let answer = client.get(&page).await.unwrap();
+            assert_eq!(answer.status(), 200, "{page}");
+            let headers = answer.headers().clone();
+            assert_eq!(
+                headers.contains_key("oci-filters-applied"),
+                !filter.is_empty()
+            );
+            let bytes = answer.bytes().await.unwrap();
+            assert!(bytes.len() <= 4 << 20, "clients read no more");
+            let index: Value = serde_json::from_slice(&bytes).unwrap();
+            for entry in index["manifests"].as_array().unwrap() {
+                assert!(seen.insert(entry["digest"].to_string()), "twice: {entry}");
+            }
+            path = headers.get("link").map(|link| {
+                let link = link.to_str().unwrap();
+                let (next, rel) = link.strip_prefix('<').unwrap().split_once('>').unwrap();
+                assert_eq!(rel, "; rel=\"next\"");
+                next.to_owned()
+            });
+            pages += 1;
+        }
+        assert_eq!((seen.len(), pages > 1), (total, total > 2), "{filter}");
+    }
     let none: Value = client
         .json(&format!("/v2/refs/never/referrers/{}", image.digest))
         .await

@@ -4,7 +4,7 @@ use super::body::Incoming;
 use super::error::Failure;
 use super::headers::{self, etag, value};
 use super::parts;
-use super::query::{Page, Query};
+use super::query::{Page, Query, next_referrers};
 use super::range::{parse_chunk, parse_ranges, uploaded};
 use super::route::Route;
 use crate::budget::Budget;
@@ -19,6 +19,7 @@ use futures_util::StreamExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 type Answer = Result<Response, Failure>;
 
@@ -159,12 +160,15 @@ async fn tags(repository: Repository, request: &Parts) -> Answer {
 }
 
 async fn referrers(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
-    let read = repository.referrers(digest, Budget::default()).await?;
-    let wanted: Vec<_> = query(request).all("artifactType").collect();
-    let shown = read
-        .value
-        .iter()
-        .filter(|r| wanted.is_empty() || wanted.iter().any(|t| *t == r.artifact_type));
+    let asked = query(request);
+    let wanted: Vec<String> = asked.all("artifactType").map(Cow::into_owned).collect();
+    let after = asked.first("last").map(|last| last.parse::<Digest>());
+    let after = after.transpose()?;
+    let read = repository
+        .referrers(digest, &wanted, after.as_ref())
+        .await?;
+    let (page, last) = read.value;
+    let shown = page.iter();
     let manifests: Vec<Value> = shown
         .map(|referrer| {
             let mut entry = json!({
@@ -185,6 +189,14 @@ async fn referrers(repository: Repository, digest: &Digest, request: &Parts) -> 
     let mut response = with(json_answer(&index), header::CONTENT_TYPE, OCI_INDEX);
     if !wanted.is_empty() {
         response = with(response, headers::OCI_FILTERS_APPLIED, "artifactType");
+    }
+    if let Some(last) = last {
+        let path = format!("/v2/{}/referrers/{digest}", repository.name());
+        response = with(
+            response,
+            header::LINK,
+            next_referrers(&path, &wanted, &last),
+        );
     }
     headers::add_staleness(response.headers_mut(), read.staleness);
     Ok(response)

@@ -3,6 +3,7 @@
 //! A `+` is a plus sign here, never a space: media types contain plus signs that some clients do
 //! not escape, and nothing that is asked for contains a space.
 
+use crate::oci::Digest;
 use std::borrow::Cow;
 
 /// The most entries of one answer; a client that asks for more, or for all, gets a `Link` to the
@@ -110,6 +111,18 @@ impl Page {
             encode(last)
         )
     }
+}
+
+/// `Link` to the referrers after `last`, with the same filter.
+pub fn next_referrers(path: &str, wanted: &[String], last: &Digest) -> String {
+    let filters = wanted
+        .iter()
+        .map(|wanted| format!("artifactType={}&", encode(wanted)));
+    let filters: String = filters.collect();
+    format!(
+        "<{path}?{filters}last={}>; rel=\"next\"",
+        encode(&last.to_string())
+    )
 }
 
 #[cfg(test)]

@@ -292,16 +292,18 @@ impl Repository {
         })
     }
 
+    /// A page of them, and where the next one begins. `wanted`: artifact types, or none for all.
     pub async fn referrers(
         &self,
         subject: &Digest,
-        _budget: Budget,
-    ) -> Result<Read<Vec<Referrer>>, Error> {
+        wanted: &[String],
+        after: Option<&Digest>,
+    ) -> Result<Read<(Vec<Referrer>, Option<Digest>)>, Error> {
         Ok(self
             .registry
             .inner
             .metadata
-            .read(|view| view.referrers(&self.name, subject))
+            .read(|view| view.referrers(&self.name, subject, wanted, after))
             .await?)
     }
 }

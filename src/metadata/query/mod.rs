@@ -1,6 +1,8 @@
 //! Reads of the replicated state: no network, no clock. A view sees the latest applied entry at
 //! each call, so two calls may see two states; what must fit together is read in one call.
 
+mod referrers;
+
 use super::keys;
 use super::kv::Tree;
 use super::raft_types::{decode, invalid};
@@ -214,30 +216,6 @@ impl View {
         let pairs = self.tree.prefix_page(prefix, after.as_deref(), limit)?;
         let name = |key: &Bytes| String::from_utf8(key[prefix.len()..].to_vec()).map_err(invalid);
         pairs.iter().map(|(key, _)| name(key)).collect()
-    }
-
-    pub fn referrers(
-        &self,
-        repository: &RepositoryName,
-        subject: &Digest,
-    ) -> io::Result<Vec<Referrer>> {
-        let prefix = keys::referrers(repository.as_str(), subject);
-        let mut referrers = Vec::new();
-        for (key, _) in self.tree.prefix_page(&prefix, None, usize::MAX)? {
-            let Some((digest, _)) = keys::take_digest(&key[prefix.len()..]) else {
-                continue;
-            };
-            if let Some(record) = self.manifest_record(&digest)? {
-                referrers.push(Referrer {
-                    media_type: record.media_type,
-                    digest,
-                    size: record.size,
-                    artifact_type: record.artifact_type,
-                    annotations_json: record.annotations_json,
-                });
-            }
-        }
-        Ok(referrers)
     }
 
     pub fn blob(&self, digest: &Digest) -> io::Result<Option<Blob>> {
