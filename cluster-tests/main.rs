@@ -9,6 +9,7 @@ mod dev_command;
 mod freshness;
 mod full_disk;
 mod harness;
+mod hostile;
 mod lazy_fetch;
 mod leader_loss;
 mod operator;

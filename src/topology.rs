@@ -2,6 +2,7 @@
 
 use crate::proto::state::v1 as pb;
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -125,6 +126,10 @@ impl From<pb::Role> for Role {
         }
     }
 }
+
+/// Whoever is at the other end of a connection; in the extensions of each of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client(pub SocketAddr);
 
 /// A member of the cluster: where it is, and what it does.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -190,7 +190,6 @@ impl Cluster {
         kill_process(pid, signal).expect("signal own child");
     }
 
-    #[allow(dead_code, reason = "the bench uses it")]
     pub fn pid(&self, i: usize) -> u32 {
         self.nodes[i].child.as_ref().expect("is running").id()
     }

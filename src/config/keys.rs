@@ -58,6 +58,10 @@ pub(super) const KEYS: &[Key] = &[
     key("registry", "external_urls", |d, v| {
         put(&mut d.external_urls, list(v).and_then(urls))
     }),
+    key("registry", "connections_per_address", |d, v| {
+        let share = between(v, 1, 1 << 16).map(|n| n as usize);
+        put(&mut d.connections_per_address, share)
+    }),
     key("registry", "cert", |d, v| {
         later(d, "registry.cert", text(v))
     }),

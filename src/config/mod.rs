@@ -30,6 +30,8 @@ pub struct Config {
     pub entrance: Entrance,
     pub registry_listen: SocketAddr,
     pub external_urls: Vec<String>,
+    /// Absent: the default, and no bound for loopback.
+    pub connections_per_address: Option<usize>,
     pub peer_listen: SocketAddr,
     /// Absent: the address that the peer listener gets.
     pub peer_advertise: Option<String>,
@@ -116,6 +118,7 @@ pub struct Draft {
     pub join: Option<Vec<String>>,
     pub registry_listen: Option<SocketAddr>,
     pub external_urls: Option<Vec<String>>,
+    pub connections_per_address: Option<usize>,
     pub peer_listen: Option<SocketAddr>,
     pub peer_advertise: Option<String>,
     pub ops_listen: Option<SocketAddr>,
@@ -284,6 +287,7 @@ impl Draft {
             },
             registry_listen: self.registry_listen.unwrap_or(loopback(5000)),
             external_urls: self.external_urls.unwrap_or_default(),
+            connections_per_address: self.connections_per_address,
             peer_listen,
             peer_advertise: self.peer_advertise,
             ops_listen: self.ops_listen.unwrap_or(loopback(5020)),

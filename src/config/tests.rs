@@ -127,6 +127,7 @@ join_token_file = "/t"
 [registry]
 listen = "127.0.0.1:5000"
 external_urls = ["https://registry.example"]
+connections_per_address = 100
 cert = "/c"
 key = "/k"
 trusted_proxies = ["10.0.0.0/8"]

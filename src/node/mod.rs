@@ -26,6 +26,7 @@ use crate::registry;
 use crate::registry::Registry;
 use crate::rpc;
 use crate::server;
+use crate::server::Limits;
 use crate::server::ListenError;
 use crate::server::Server;
 use crate::tasks::Tasks;
@@ -114,6 +115,7 @@ impl Node {
         let ops = Server::http(
             "ops",
             listeners.ops,
+            Limits::ops(),
             ops::router(health.clone(), metrics.clone()),
         )
         .map_err(NodeError::Serve)?;
@@ -170,15 +172,21 @@ impl Node {
                     heartbeat: config.profile.timing().heartbeat,
                 };
                 let routes = api::router(api, http::router(registry.clone()));
+                let limits = Limits::registry(config.connections_per_address);
                 let server =
-                    Server::http("registry", listener, routes).map_err(NodeError::Serve)?;
+                    Server::http("registry", listener, limits, routes).map_err(NodeError::Serve)?;
                 let peer_router = member.router(Some(registry.clone()));
                 (Some(registry), Some(server), peer_router)
             }
         };
-        let peer = Server::start("peer", listeners.peer, move |stream, stop| {
-            rpc::serve_connection(stream, peer_router.clone(), stop)
-        })
+        let peer = Server::start(
+            "peer",
+            listeners.peer,
+            Limits::peer(),
+            move |stream, connection| {
+                rpc::serve_connection(stream, peer_router.clone(), connection.stop)
+            },
+        )
         .map_err(NodeError::Serve)?;
         let servers = Servers {
             registry: registry_server,
