@@ -182,6 +182,7 @@ impl From<Refused> for Failure {
             Refused::UploadUnknown => {
                 Failure::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
             }
+            Refused::TooLong => Failure::new(StatusCode::URI_TOO_LONG, "UNSUPPORTED", message),
         }
     }
 }

@@ -24,6 +24,7 @@ use std::borrow::Cow;
 type Answer = Result<Response, Failure>;
 
 const MANIFEST_MAX: usize = 4 << 20;
+const TAGS_MAX: usize = 100;
 
 pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: Incoming) -> Answer {
     let action = match request.method {
@@ -239,9 +240,17 @@ async fn put_manifest(
         .all("tag")
         .map(|tag| tag.parse())
         .collect::<Result<_, _>>()?;
+    if tags.len() > TAGS_MAX {
+        let message = format!("{} tags, at most {TAGS_MAX} are taken at once", tags.len());
+        return Err(Failure::new(
+            StatusCode::URI_TOO_LONG,
+            "UNSUPPORTED",
+            message,
+        ));
+    }
     let content_type = headers::text(&request.headers, header::CONTENT_TYPE).map(str::to_owned);
     let precondition = precondition(&request.headers);
-    let bytes = body.collect(MANIFEST_MAX).await?;
+    let (bytes, _turn) = body.collect(MANIFEST_MAX, Budget::default()).await?;
     let asked = !tags.is_empty();
     let put = PutManifest {
         reference: reference.clone(),

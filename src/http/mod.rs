@@ -22,6 +22,7 @@ use axum::response::Response;
 use body::Incoming;
 use error::Failure;
 use http::{HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use route::Route;
 use std::sync::Arc;
@@ -37,9 +38,10 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     let id = RequestId::random();
     let (request, body) = request.into_parts();
     let received = Arc::new(AtomicU64::new(0));
-    let body = Incoming::new(counted(body, received.clone()));
+    let declared = body.size_hint().exact();
+    let body = Incoming::new(counted(body, received.clone()), declared);
     let method = request.method.clone();
-    let routed = Route::parse(&method, request.uri.path());
+    let routed = Route::of(&method, &request.uri);
     let named = routed.as_ref().ok();
     let text = |named: Option<String>| named.unwrap_or_default();
     let mut line = Line {

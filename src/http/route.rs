@@ -13,10 +13,14 @@ use crate::oci::ReferenceInvalid;
 use crate::oci::RepositoryName;
 use crate::oci::TagInvalid;
 use axum::http::Method;
+use axum::http::Uri;
 use std::borrow::Cow;
 
 /// Session ids are made by this registry and are shorter.
 const UPLOAD_ID_MAX: usize = 512;
+
+/// Of path and query: room for some dozens of `tag=`.
+const TARGET_MAX: usize = 8 << 10;
 
 /// The endpoints of the distribution spec, by their names there; HEAD goes with GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub enum Refused {
     NoSuchTag(TagInvalid),
     #[error("upload unknown")]
     UploadUnknown,
+    #[error("path and query are longer than {TARGET_MAX} bytes")]
+    TooLong,
 }
 
 /// What a path names, not yet parsed.
@@ -134,8 +140,17 @@ impl<'a> Resource<'a> {
 }
 
 impl Route {
+    /// By the URI as it came.
+    pub fn of(method: &Method, uri: &Uri) -> Result<Route, Refused> {
+        let target = uri.path_and_query().map_or(0, |t| t.as_str().len());
+        if target > TARGET_MAX {
+            return Err(Refused::TooLong);
+        }
+        Route::parse(method, uri.path())
+    }
+
     /// `path`: of the request's URI, undecoded.
-    pub fn parse(method: &Method, path: &str) -> Result<Route, Refused> {
+    fn parse(method: &Method, path: &str) -> Result<Route, Refused> {
         let resource = Resource::of(path).ok_or(Refused::NotFound)?;
         // GET stands for HEAD from here on.
         let method = if method == Method::HEAD {
