@@ -2,6 +2,7 @@
 //! to the connection, or the client has left.
 
 use crate::request_id::RequestId;
+use crate::topology::Client;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
+use tracing::field;
 
 /// The client left before there was an answer (as others write it, since HTTP has no word for it).
 pub const NO_ANSWER: StatusCode = match StatusCode::from_u16(499) {
@@ -23,6 +25,7 @@ pub const NO_ANSWER: StatusCode = match StatusCode::from_u16(499) {
 pub struct Line {
     pub id: RequestId,
     pub began: Instant,
+    pub client: Option<Client>,
     pub method: Method,
     pub route: &'static str,
     pub repository: String,
@@ -52,12 +55,14 @@ impl Drop for Line {
         let (status, ms) = (self.status.as_u16(), self.began.elapsed().as_millis());
         let received = self.received.load(Ordering::Relaxed);
         let is_cut = self.unsent > 0;
+        // Of a proxy, when one is in between.
+        let client = self.client.map(|Client(address)| field::display(address));
         if let Some(cause) = &self.cause {
-            tracing::error!(%id, %method, route, repository, reference, status, ms, received, sent, is_cut, cause, "request failed inside");
+            tracing::error!(%id, client, %method, route, repository, reference, status, ms, received, sent, is_cut, cause, "request failed inside");
         } else if *route == "health" {
-            tracing::debug!(%id, %method, route, status, ms, "request");
+            tracing::debug!(%id, client, %method, route, status, ms, "request");
         } else {
-            tracing::info!(%id, %method, route, repository, reference, status, ms, received, sent, is_cut, "request");
+            tracing::info!(%id, client, %method, route, repository, reference, status, ms, received, sent, is_cut, "request");
         }
     }
 }
@@ -150,6 +155,7 @@ mod tests {
         Line {
             id: "00000000000000ab".parse().unwrap(),
             began: Instant::now(),
+            client: Some(Client(([192, 0, 2, 7], 40).into())),
             method: Method::GET,
             route,
             repository: "team/app".to_owned(),
@@ -177,6 +183,7 @@ mod tests {
         assert!(!before.contains("request"), "{log}");
         for said in [
             "id=00000000000000ab",
+            "client=192.0.2.7:40",
             "method=GET",
             "route=\"get-manifest\"",
             "repository=\"team/app\"",

@@ -134,6 +134,7 @@ impl From<registry::Error> for Failure {
                 (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED")
             }
             Error::Denied(_) => (StatusCode::FORBIDDEN, "DENIED"),
+            Error::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
             Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "UNAVAILABLE"),
             Error::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
@@ -154,7 +155,9 @@ impl From<registry::Error> for Failure {
                     .map(|digest| json!({"digest": digest.to_string()}))
                     .collect(),
             ),
-            Error::Unavailable(_) => failure.with(header::RETRY_AFTER, RETRY_AFTER),
+            Error::Unavailable(_) | Error::TooMany(_) => {
+                failure.with(header::RETRY_AFTER, RETRY_AFTER)
+            }
             Error::Internal(_) => Failure {
                 cause: Some(chain(&error)),
                 ..failure
@@ -248,6 +251,7 @@ mod tests {
             (Error::BlobInUse, 405, "UNSUPPORTED"),
             (Error::Unsupported("x".into()), 405, "UNSUPPORTED"),
             (Error::Denied("x".into()), 403, "DENIED"),
+            (Error::TooMany("x".into()), 429, "TOOMANYREQUESTS"),
             (Error::Unavailable("x".into()), 503, "UNAVAILABLE"),
             (Error::DiskFull, 507, "UNAVAILABLE"),
             (Error::Internal(Box::new(io())), 500, "UNKNOWN"),
@@ -258,7 +262,8 @@ mod tests {
             assert!(body["errors"][0]["message"].is_string());
             assert_eq!(headers[header::CONTENT_TYPE], "application/json");
             assert!(!body.to_string().contains("secret"), "{body}");
-            assert_eq!(headers.contains_key(header::RETRY_AFTER), status == 503);
+            let is_for_later = [429, 503].contains(&status);
+            assert_eq!(headers.contains_key(header::RETRY_AFTER), is_for_later);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::registry::{
     Action, Chunk, Precondition, Principal, PutManifest, Registry, Repository, Source, Step,
     resolve_all,
 };
+use crate::topology::Client;
 use axum::body::Body;
 use axum::response::Response;
 use futures_util::StreamExt;
@@ -393,14 +394,17 @@ async fn start_upload(
         .first("digest-algorithm")
         .map(|text| text.parse::<Algorithm>())
         .transpose()?;
+    let client = request.extensions.get().map(|Client(address)| address.ip());
     let Some(digest) = digest else {
-        let id = repository.start_upload(algorithm).await?;
+        let id = repository.start_upload(algorithm, client).await?;
         return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
     };
     let mut bytes = Box::pin(body.stream().peekable());
     // The client only names what it is about to send.
     if bytes.as_mut().peek().await.is_none() && digest != Digest::of(digest.algorithm(), b"") {
-        let id = repository.start_upload(Some(digest.algorithm())).await?;
+        let id = repository
+            .start_upload(Some(digest.algorithm()), client)
+            .await?;
         return Ok(upload_answer(StatusCode::ACCEPTED, &name, &id, 0));
     }
     repository.put_blob(&digest, bytes).await?;

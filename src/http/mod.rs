@@ -47,6 +47,7 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     let mut line = Line {
         id,
         began: Instant::now(),
+        client: request.extensions.get().copied(),
         method: method.clone(),
         route: named.map_or("none", Route::name),
         repository: text(named.and_then(Route::repository).map(ToString::to_string)),

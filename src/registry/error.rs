@@ -42,6 +42,9 @@ pub enum Error {
     /// 403: what is not allowed, by what, and what to do.
     #[error("{0}")]
     Denied(String),
+    /// 429: of one client.
+    #[error("{0}")]
+    TooMany(String),
     /// 503 + Retry-After: no quorum, holders unreachable, draining. Says what and what to do.
     #[error("{0}")]
     Unavailable(String),

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use prost::Message;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,7 +26,9 @@ use tokio::time::Instant;
 
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-const MOST: usize = 1000;
+const MOST: usize = 2000;
+/// Of one client address, or of the proxy that it comes through.
+const MOST_OF_ONE: usize = 1000;
 /// Sessions that ended well and are remembered.
 const REMEMBERED: usize = 1000;
 /// A request that brings nothing for so long makes way for another one of the same session: its
@@ -66,6 +69,8 @@ pub(super) struct Session {
     pub id: String,
     pub file: String,
     pub algorithm: Algorithm,
+    /// None when it was begun before the last start.
+    client: Option<IpAddr>,
     began: Instant,
     touched: Mutex<Instant>,
     state: Arc<tokio::sync::Mutex<State>>,
@@ -94,6 +99,23 @@ fn wall_ms() -> u64 {
 
 fn record_key(id: &str) -> Vec<u8> {
     [RECORDS, id.as_bytes()].concat()
+}
+
+impl Table {
+    fn check_room(&self, client: Option<IpAddr>) -> Result<(), Error> {
+        let of_client = |session: &&Arc<Session>| session.client == client;
+        if client.is_some() && self.live.values().filter(of_client).count() >= MOST_OF_ONE {
+            return Err(Error::TooMany(format!(
+                "{MOST_OF_ONE} uploads from this address are open here: finish or cancel some; idle ones end after an hour"
+            )));
+        }
+        match self.live.len() < MOST {
+            true => Ok(()),
+            false => Err(Error::Unavailable(format!(
+                "{MOST} uploads are open at this node: push to another region, or later"
+            ))),
+        }
+    }
 }
 
 impl Sessions {
@@ -141,12 +163,18 @@ impl Sessions {
         hex::encode(&hmac::sign(&self.key, bound.as_bytes()).as_ref()[..16])
     }
 
+    pub fn check_room(&self, client: Option<IpAddr>) -> Result<(), Error> {
+        let table = self.table.lock().expect("no panic while held");
+        table.check_room(client)
+    }
+
     /// Not yet on disk when this returns: a sync of the metadata store follows.
     pub fn add(
         &self,
         of: &RepositoryName,
         by: &Principal,
         algorithm: Algorithm,
+        client: Option<IpAddr>,
         open: Box<Open>,
     ) -> Result<String, Error> {
         let random = format!("{:032x}", rand::random::<u128>());
@@ -158,15 +186,12 @@ impl Sessions {
             began_ms: wall_ms(),
         };
         let mut table = self.table.lock().expect("no panic while held");
-        if table.live.len() >= MOST {
-            return Err(Error::Unavailable(format!(
-                "{MOST} uploads are open at this node; end some first"
-            )));
-        }
+        table.check_room(client)?;
         let mut batch = Batch::default();
         batch.put(record_key(&id), record.encode_to_vec());
         self.notes.apply(batch)?;
-        let session = Session::new(id.clone(), record.file, algorithm, State::Open(open));
+        let mut session = Session::new(id.clone(), record.file, algorithm, State::Open(open));
+        session.client = client;
         table.live.insert(id.clone(), Arc::new(session));
         Ok(id)
     }
@@ -251,6 +276,7 @@ impl Session {
             id,
             file,
             algorithm,
+            client: None,
             began: now,
             touched: Mutex::new(now),
             state: Arc::new(tokio::sync::Mutex::new(state)),
@@ -420,6 +446,36 @@ mod tests {
         assert_eq!(world.files(), ["bb"], "a day is the most, however busy");
         let notes = world.notes.prefix_page(RECORDS, None, 10).unwrap();
         assert_eq!(notes.len(), 1);
+    }
+
+    #[test]
+    fn one_client_cannot_take_all_sessions() {
+        let mut table = Table::default();
+        let address = |n| Some(IpAddr::from([192, 0, 2, n]));
+        let add = |table: &mut Table, client: Option<IpAddr>| {
+            let id = table.live.len().to_string();
+            let algorithm = Algorithm::Sha256;
+            let mut session = Session::new(id.clone(), String::new(), algorithm, State::Parked);
+            session.client = client;
+            table.live.insert(id, Arc::new(session));
+        };
+        for _ in 0..MOST_OF_ONE {
+            table.check_room(address(1)).unwrap();
+            add(&mut table, address(1));
+        }
+        assert!(matches!(
+            table.check_room(address(1)),
+            Err(Error::TooMany(_))
+        ));
+        table.check_room(address(2)).unwrap();
+        table.check_room(None).unwrap();
+        while table.live.len() < MOST {
+            add(&mut table, None);
+        }
+        assert!(matches!(
+            table.check_room(address(2)),
+            Err(Error::Unavailable(_))
+        ));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use crate::blobs::{ByteStream, Upload};
 use crate::oci::{Algorithm, Digest};
 use futures_util::{StreamExt, TryStreamExt};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -68,15 +69,21 @@ impl Registry {
 }
 
 impl Repository {
-    /// `algorithm`: a hint of what the digest is going to be.
-    pub async fn start_upload(&self, algorithm: Option<Algorithm>) -> Result<UploadId, Error> {
+    /// `algorithm`: a hint of what the digest is going to be. `client`: whose share of the sessions it
+    /// is of, when that is known.
+    pub async fn start_upload(
+        &self,
+        algorithm: Option<Algorithm>,
+        client: Option<IpAddr>,
+    ) -> Result<UploadId, Error> {
         let inner = &self.registry.inner;
         let algorithm = algorithm.unwrap_or(Algorithm::Sha256);
+        inner.sessions.check_room(client)?;
         let upload = inner.blobs.staging().create(algorithm).await?;
         let open = Open::begin(self, upload);
         let id = inner
             .sessions
-            .add(&self.name, &self.principal, algorithm, open)?;
+            .add(&self.name, &self.principal, algorithm, client, open)?;
         inner.metadata.sync().await?;
         Ok(id)
     }
