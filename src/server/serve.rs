@@ -93,7 +93,8 @@ where
     let serving = builder.serve_connection(TokioIo::new(socket), service);
     let mut serving = pin!(serving);
     let kept_still = async {
-        let mut look = tokio::time::interval(LOOK_EVERY);
+        let first = tokio::time::Instant::now() + LOOK_EVERY;
+        let mut look = tokio::time::interval_at(first, LOOK_EVERY);
         let (mut still, mut seen) = (Duration::ZERO, 0);
         while still < IDLE {
             look.tick().await;
