@@ -7,7 +7,9 @@ use crate::harness::images::run;
 use crate::harness::wait::eventually;
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
+use roadstead::oci::Digest;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -420,7 +422,7 @@ async fn what_a_policy_does_not_take_is_refused_with_the_nearest_word_and_change
     }
     let huge = client
         .request(Method::PUT, "/api/v1/policies/team")
-        .body(vec![b' '; 3 << 20]);
+        .body(vec![b' '; 100 << 10]);
     assert_eq!(huge.send().await.unwrap().status(), 400);
     assert_eq!(client.json("/api/v1/policies").await.unwrap(), before);
 }
@@ -433,28 +435,11 @@ async fn a_prefix_decides_how_many_regions_a_push_waits_for() {
     let told = set(&cluster, 0, &["set", "careful", "ack=3", "copies=2"]);
     assert!(told.contains("warning: copies=2 is below ack=3"), "{told}");
     let client = cluster.client(0);
-    let held = |digest: String| {
-        let cluster = &cluster;
-        async move {
-            let mut held = 0;
-            for i in 0..3 {
-                let (algorithm, hex) = digest.split_once(':').unwrap();
-                let file = cluster
-                    .data_dir(i)
-                    .join("blobs")
-                    .join(algorithm)
-                    .join(&hex[..2])
-                    .join(hex);
-                held += usize::from(file.exists());
-            }
-            held
-        }
-    };
     for (repository, regions) in [("scratch/app", 1), ("usual/app", 2), ("careful/app", 3)] {
         let image = Image::small(repository);
         assert_eq!(client.push(repository, "v1", &image).await.unwrap(), 201);
         for (digest, _) in &image.blobs {
-            assert_eq!(held(digest.to_string()).await, regions, "{repository}");
+            assert_eq!(holders(&cluster, digest), regions, "{repository}");
         }
     }
     // With a region down, whoever needs all three waits, and says so; the others go on.
@@ -479,4 +464,113 @@ async fn a_prefix_decides_how_many_regions_a_push_waits_for() {
         "{told}"
     );
     assert_eq!(client.push("careful/app", "v2", &image).await.unwrap(), 201);
+}
+
+/// How many regions have the file of a blob.
+fn holders(cluster: &Cluster, digest: &Digest) -> usize {
+    let text = digest.to_string();
+    let (algorithm, hex) = text.split_once(':').unwrap();
+    let path = Path::new("blobs").join(algorithm).join(&hex[..2]).join(hex);
+    let has_it = |i: &usize| cluster.data_dir(*i).join(&path).exists();
+    (0..cluster.len()).filter(has_it).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_come_after_their_sparse_image_are_held_like_any_other() {
+    let mut cluster = Cluster::start(3).await;
+    set(&cluster, 0, &["set", "mirror", "sparse=allow"]);
+    let image = Image::small("late");
+    let client = cluster.client(0);
+    let put = client
+        .put_manifest("mirror/app", "v1", image.manifest.clone())
+        .await
+        .unwrap();
+    assert_eq!(put.status(), 201);
+    let gone = Image::new("late too", vec![image.blobs[1].1.clone()]);
+    let put = client
+        .put_manifest("mirror/app", "gone", gone.manifest.clone())
+        .await
+        .unwrap();
+    assert_eq!(put.status(), 201);
+    let (status, _) = delete(&client, "mirror/app", &gone.digest.to_string()).await;
+    assert_eq!(status, 202);
+    for (digest, bytes) in &image.blobs {
+        let pushed = client
+            .push_blob("mirror/app", digest, bytes.clone())
+            .await
+            .unwrap();
+        assert_eq!(pushed, 201);
+    }
+    // Readable at once, in every region; held a while later, without another push.
+    for i in 0..3 {
+        cluster
+            .client(i)
+            .pull("mirror/app", "v1", &image)
+            .await
+            .unwrap();
+    }
+    eventually(
+        "the blobs are on record",
+        Duration::from_secs(60),
+        || async {
+            let status = cluster.status(1).await?;
+            let held = |i: usize| status["regions"][i]["blobs_held"] == 2;
+            (held(0) && held(1) && held(2)).then_some(())
+        },
+    )
+    .await;
+    cluster.kill(0);
+    for i in 1..3 {
+        cluster
+            .client(i)
+            .pull("mirror/app", "v1", &image)
+            .await
+            .unwrap();
+    }
+    let digest = gone.digest.to_string();
+    let deleted = cluster
+        .client(1)
+        .manifest("mirror/app", &digest)
+        .await
+        .unwrap();
+    assert_eq!(deleted.status(), 404, "what was deleted did not come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_prefix_are_kept_also_of_what_lies_there_already() {
+    let cluster = Cluster::start(3).await;
+    set(&cluster, 0, &["set", "*", "ack=1", "copies=1"]);
+    let client = cluster.client(0);
+    let images = ["prod/app", "products", "scratch"].map(|name| (name, Image::small(name)));
+    for (name, image) in &images {
+        assert_eq!(client.push(name, "v1", image).await.unwrap(), 201);
+    }
+    let status = cluster.status(1).await.unwrap();
+    assert_eq!(
+        status["under_replicated_blobs"], 0,
+        "one copy is what was asked for"
+    );
+    set(&cluster, 1, &["set", "prod", "copies=3"]);
+    let config = &images[0].1.blobs[0].0;
+    eventually(
+        "what lies there has three copies",
+        Duration::from_secs(40),
+        || async { (holders(&cluster, config) == 3).then_some(()) },
+    )
+    .await;
+    cluster.wait_healthy(Duration::from_secs(30)).await;
+    let later = Image::small("later");
+    assert_eq!(client.push("prod/other", "v1", &later).await.unwrap(), 201);
+    eventually(
+        "what came later has three copies",
+        Duration::from_secs(40),
+        || async { (holders(&cluster, &later.blobs[1].0) == 3).then_some(()) },
+    )
+    .await;
+    cluster.wait_healthy(Duration::from_secs(30)).await;
+    for (_, image) in &images[1..] {
+        for (digest, _) in &image.blobs {
+            assert_eq!(holders(&cluster, digest), 1, "another prefix");
+        }
+    }
 }

@@ -18,19 +18,19 @@ use crate::policy::Key;
 use crate::policy::Prefix;
 use crate::policy::Settings;
 use crate::proto::state::v1 as pb;
-use crate::proto::state::v1::command::Body;
+use crate::proto::state::v1::command::Body as Command;
 use crate::proto::state::v1::outcome::Result as Outcome;
 use axum::Json;
+use axum::body::Body;
 use axum::extract::Path;
 use axum::extract::Query;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::rejection::PathRejection;
 use axum::extract::rejection::QueryRejection;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::response::Response;
-use bytes::Bytes;
+use futures_util::StreamExt;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
@@ -60,6 +60,9 @@ impl From<io::Error> for Refused {
     }
 }
 
+const BODY_MAX: usize = 16 << 10;
+const DRAINED_MAX: usize = 1 << 20;
+
 type Answer<T> = Result<Json<T>, Refused>;
 type InPath = Result<Path<String>, PathRejection>;
 
@@ -72,6 +75,27 @@ fn refuse(message: impl ToString) -> Refused {
 fn parse_prefix(path: InPath) -> Result<Prefix, Refused> {
     let Path(text) = path.map_err(|error| refuse(error.body_text()))?;
     text.parse().map_err(refuse)
+}
+
+/// Read to its end also when it is too long, so that the client sees the refusal.
+async fn read(body: Body) -> Result<Vec<u8>, Refused> {
+    let (mut kept, mut came) = (Vec::new(), 0);
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| refuse(format!("the request broke off: {error}")))?;
+        came += piece.len();
+        if came <= BODY_MAX {
+            kept.extend_from_slice(&piece);
+        } else if came > DRAINED_MAX {
+            break;
+        }
+    }
+    match came {
+        0..=BODY_MAX => Ok(kept),
+        _ => Err(refuse(format!(
+            "more than {BODY_MAX} bytes of keys and values"
+        ))),
+    }
 }
 
 /// `{"KEY": VALUE, …}`; a number may also be written as text.
@@ -148,17 +172,12 @@ pub(super) async fn show(State(api): State<Api>, path: InPath) -> Answer<PolicyA
     }))
 }
 
-pub(super) async fn set(
-    State(api): State<Api>,
-    path: InPath,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<PolicyChange> {
+pub(super) async fn set(State(api): State<Api>, path: InPath, body: Body) -> Answer<PolicyChange> {
     let prefix = parse_prefix(path)?;
-    let body = body.map_err(|error| refuse(error.body_text()))?;
-    let changes = parse_settings(&body)?;
+    let changes = parse_settings(&read(body).await?)?;
     let keys = Key::ALL.into_iter();
     let keys: Vec<Key> = keys.filter(|key| changes.get(*key).is_some()).collect();
-    let body = Body::SetPolicy(pb::SetPolicy {
+    let body = Command::SetPolicy(pb::SetPolicy {
         prefix: prefix.to_string(),
         set: Some(pb::PolicyRecord::from(&changes)),
     });
@@ -184,14 +203,14 @@ pub(super) async fn unset(
     if keys.is_empty() {
         return Err(refuse("no key is given"));
     }
-    let body = Body::UnsetPolicy(pb::UnsetPolicy {
+    let body = Command::UnsetPolicy(pb::UnsetPolicy {
         prefix: prefix.to_string(),
         keys: keys.iter().map(Key::to_string).collect(),
     });
     change(&api, &prefix, &keys, body).await
 }
 
-async fn change(api: &Api, prefix: &Prefix, keys: &[Key], body: Body) -> Answer<PolicyChange> {
+async fn change(api: &Api, prefix: &Prefix, keys: &[Key], body: Command) -> Answer<PolicyChange> {
     let before = api.metadata.view().policy_set(prefix)?;
     let outcome = api.metadata.write(body, Budget::default()).await?;
     match outcome.result {

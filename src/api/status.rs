@@ -310,6 +310,7 @@ impl Facts {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::policy::Wanted;
     use crate::topology::Role;
 
     fn info(id: u64, region: &str) -> NodeInfo {
@@ -351,11 +352,13 @@ pub(crate) mod tests {
             placements: vec![
                 Placement {
                     holders: vec![NodeId(1), NodeId(2), NodeId(3)],
+                    wanted: Wanted::default(),
                     blobs: 9,
                     bytes: 900,
                 },
                 Placement {
                     holders: vec![NodeId(1)],
+                    wanted: Wanted::default(),
                     blobs: 1,
                     bytes: 50,
                 },

@@ -1,8 +1,13 @@
 //! Keeps `copies` of each referenced blob: the regions that are to take one are chosen alike
-//! everywhere, by a hash of blob and region, so that nobody has to tell them.
+//! everywhere, by a hash of blob and region, so that nobody has to tell them. The leader brings a
+//! changed number to the blobs that lie there already; each node links what came after the
+//! manifests that name it.
 
+use crate::budget::Budget;
 use crate::metadata::query::NodeInfo;
 use crate::oci::{Algorithm, Digest};
+use crate::proto::state::v1 as pb;
+use crate::proto::state::v1::command::Body;
 use crate::registry::Registry;
 use crate::tasks::Tasks;
 use crate::topology::NodeId;
@@ -10,22 +15,63 @@ use std::io;
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks for blobs that came after their manifests.
+const ARRIVALS_EVERY: Duration = Duration::from_secs(10);
 const PAGE: usize = 500;
 /// For tests of what is missing.
 const TEST_REPAIR: &str = "ROADSTEAD_TEST__REPAIR";
 
-/// Starts the loop, owned by the node's tasks.
+/// Starts the loops, owned by the node's tasks.
 pub fn start(registry: &Registry, tasks: &Tasks) {
+    until_stopped(tasks, count_copies(registry.clone()));
+    until_stopped(tasks, link_arrivals(registry.clone()));
     if std::env::var(TEST_REPAIR).is_ok_and(|value| value == "off") {
         return;
     }
-    let (registry, stop) = (registry.clone(), tasks.stop_token());
+    until_stopped(tasks, repair(registry.clone()));
+}
+
+fn until_stopped(tasks: &Tasks, work: impl Future<Output = ()> + Send + 'static) {
+    let stop = tasks.stop_token();
     tasks.spawn(async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = repair(registry) => {}
+            () = work => {}
         }
     });
+}
+
+/// One bounded entry after the other, until nothing lies under a changed prefix that is not counted
+/// by it. Two leaders that do so for a moment take the same steps.
+async fn count_copies(registry: Registry) {
+    let metadata = registry.metadata();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        while metadata.leads() {
+            let prefix = match metadata.view().copies_walk() {
+                Ok(Some(prefix)) => prefix,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "look for policies whose copies changed");
+                    break;
+                }
+            };
+            let step = Body::CountCopies(pb::CountCopies { prefix });
+            if let Err(error) = metadata.write(step, Budget::default()).await {
+                tracing::info!(%error, "a changed number of copies could not be counted yet");
+                break;
+            }
+        }
+    }
+}
+
+async fn link_arrivals(registry: Registry) {
+    loop {
+        tokio::time::sleep(ARRIVALS_EVERY).await;
+        if let Err(error) = registry.link_arrivals().await {
+            tracing::info!(%error, "blobs that came after their manifests are not all linked yet");
+        }
+    }
 }
 
 async fn repair(registry: Registry) {
@@ -59,7 +105,7 @@ async fn take_own_share(registry: &Registry) -> io::Result<()> {
                 .map(|h| h.node)
                 .collect();
             if blob.refs > 0
-                && is_mine(digest, me, &holders, wanted, &nodes)
+                && is_mine(digest, me, &holders, wanted(blob.wanted), &nodes)
                 && let Err(error) = registry.fetch_and_hold(digest, blob.size).await
             {
                 tracing::info!(%digest, %error, "a copy could not be made yet");

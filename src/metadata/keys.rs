@@ -19,9 +19,11 @@
 //! n DIGEST DIGEST           blob, then a manifest that names it
 //! h DIGEST NODE             HolderRecord
 //! i NODE DIGEST             the same, by node
-//! w NODE*                   PlacementRecord of the blobs with this set of counted holders
+//! w NODE* WANTED?           PlacementRecord of the blobs with this set of counted holders; WANTED is a byte,
+//!                           left out where no prefix asks for copies
 //! z REPOSITORY 0 DIGEST DIGEST blob, then a manifest of the repository that names it and does not link it
 //! s PREFIX                  PolicyRecord
+//! j PREFIX                  CopiesWalkRecord: blobs under it are being counted anew
 //! o NODE                    NodeRecord
 //! x NODE                    removed, for ever
 //! q NODE                    RequestsRecord
@@ -32,6 +34,7 @@
 //! endian; names hold no zero byte.
 
 use crate::oci::{Algorithm, Digest};
+use crate::policy::Wanted;
 use crate::topology::NodeId;
 
 pub const APPLIED: &[u8] = b"A";
@@ -43,6 +46,8 @@ pub const BLOBS: &[u8] = b"d";
 pub const PLACEMENTS: &[u8] = b"w";
 pub const NODES: &[u8] = b"o";
 pub const POLICIES: &[u8] = b"s";
+pub const COPIES_WALKS: &[u8] = b"j";
+pub const MISSING: &[u8] = b"z";
 
 fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
     key.push(match digest.algorithm() {
@@ -215,13 +220,51 @@ pub fn held(node: NodeId, blob: &Digest) -> Vec<u8> {
     key
 }
 
+pub fn copies_walk(prefix: &str) -> Vec<u8> {
+    let mut key = COPIES_WALKS.to_vec();
+    key.extend_from_slice(prefix.as_bytes());
+    key
+}
+
+/// What the manifests of all repositories under the prefix begin with, in key order.
+pub fn manifests_under(prefix: &str) -> [Vec<u8>; 2] {
+    [0, b'/'].map(|end| {
+        let mut key = vec![b'l'];
+        key.extend_from_slice(prefix.as_bytes());
+        key.push(end);
+        key
+    })
+}
+
+/// The repository and the digest of a `l` key.
+pub fn take_repository_manifest(key: &[u8]) -> Option<(&str, Digest)> {
+    let rest = key.strip_prefix(b"l")?;
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let (digest, _) = take_digest(&rest[end + 1..])?;
+    Some((std::str::from_utf8(&rest[..end]).ok()?, digest))
+}
+
 /// `nodes` in order.
-pub fn placement(nodes: &[NodeId]) -> Vec<u8> {
+pub fn placement(nodes: &[NodeId], wanted: Wanted) -> Vec<u8> {
     let mut key = PLACEMENTS.to_vec();
     for node in nodes {
         key.extend_from_slice(&node.0.to_be_bytes());
     }
+    match wanted.to_byte() {
+        0 => {}
+        byte => key.push(byte),
+    }
     key
+}
+
+pub fn take_placement(key: &[u8]) -> (Vec<NodeId>, Wanted) {
+    let mut rest = &key[PLACEMENTS.len()..];
+    let mut nodes = Vec::new();
+    while let Some((node, more)) = take_node(rest) {
+        nodes.push(node);
+        rest = more;
+    }
+    (nodes, Wanted::from_byte(rest.first().copied().unwrap_or(0)))
 }
 
 pub fn node(node: NodeId) -> Vec<u8> {

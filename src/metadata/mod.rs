@@ -37,6 +37,7 @@ mod leader;
 mod log_size;
 pub mod log_store;
 pub mod network;
+mod policies;
 mod propose;
 pub mod query;
 pub mod raft_types;

@@ -51,6 +51,11 @@ impl Metadata {
         }
     }
 
+    /// As far as this node knows.
+    pub fn leads(&self) -> bool {
+        self.leader() == Some(self.id())
+    }
+
     /// What each member has in its log of what this node has applied, for the next tick.
     pub(super) fn acknowledged(&self) -> Vec<pb::Acknowledged> {
         let applied = *self.applied().borrow();

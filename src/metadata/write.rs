@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// The version of commands that every release reads alike.
 pub(super) const VERSION: u32 = 1;
-/// Of pushes that name absent blobs, which the first release would reference all the same.
+/// Of pushes that name absent blobs or link later ones, which the first release would misread.
 const VERSION_WITH_ABSENT: u32 = 2;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -61,7 +61,7 @@ impl Ticket {
             seq: self.seq,
         };
         let version = match &body {
-            Body::PutManifest(put) if !put.absent.is_empty() => VERSION_WITH_ABSENT,
+            Body::PutManifest(put) if !put.absent.is_empty() || put.again => VERSION_WITH_ABSENT,
             _ => VERSION,
         };
         let in_flight = self.metadata.in_flight();

@@ -22,6 +22,9 @@ const TTL_MS: u64 = 48 * HOUR_MS;
 /// Renewed when less is left: well above the 12 h that a yes promises, so that a renewal that is
 /// lost in a crash breaks no promise and needs no sync.
 const RENEW_MS: u64 = 36 * HOUR_MS;
+/// The key of a link, and what it links when it is one of this release.
+pub(super) type Noted = (Bytes, Option<(RepositoryName, Digest)>);
+
 const SWEEP_PAGE: usize = 500;
 /// Of the repositories that share a blob so many are looked at for one that a caller may pull from.
 const ANY: usize = 100;
@@ -119,6 +122,23 @@ impl Registry {
         let mut batch = Batch::default();
         batch.delete(key(repository, digest));
         self.inner.metadata.local().apply(batch)
+    }
+
+    /// The keys of this node's links after the key `after`, and what each links, also those that have
+    /// expired.
+    pub(super) fn links_page(&self, after: Option<&[u8]>, limit: usize) -> io::Result<Vec<Noted>> {
+        let page = self
+            .inner
+            .metadata
+            .local()
+            .prefix_page(PREFIX, after, limit)?;
+        let parse = |key: &[u8]| {
+            let text = std::str::from_utf8(&key[PREFIX.len()..]).ok()?;
+            let (digest, repository) = text.split_once('\0')?;
+            Some((repository.parse().ok()?, digest.parse().ok()?))
+        };
+        let keys = page.into_iter().map(|(key, _)| key);
+        Ok(keys.map(|key| (key.clone(), parse(&key))).collect())
     }
 
     /// Forgets links that have expired.

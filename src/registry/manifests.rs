@@ -94,11 +94,13 @@ impl Registry {
         }
     }
 
-    async fn push(
+    /// `again`: for blobs that came after it, and only while the repository holds it.
+    pub(super) async fn push(
         &self,
         name: RepositoryName,
         principal: Principal,
         put: PutManifest,
+        again: bool,
         budget: Budget,
     ) -> Result<ManifestPut, Error> {
         let manifest = Manifest::parse(put.content_type.as_deref(), &put.bytes)
@@ -158,6 +160,7 @@ impl Registry {
             actor: principal.as_str().to_owned(),
             pushed_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             absent: absent.iter().map(Digest::to_string).collect(),
+            again,
         };
         loop {
             command.receipts = self.gather(&name, &present, budget).await?.into_receipts();
@@ -230,7 +233,7 @@ impl Repository {
     ) -> Result<ManifestPut, Error> {
         let registry = self.registry.clone();
         let (name, principal) = (self.name.clone(), self.principal.clone());
-        let push = async move { registry.push(name, principal, put, budget).await };
+        let push = async move { registry.push(name, principal, put, false, budget).await };
         self.registry.owned(push).await
     }
 

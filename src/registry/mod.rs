@@ -5,6 +5,7 @@
 //! acknowledged only with receipts from enough regions (D3); a peer is answered from local bytes
 //! only (F5); what a client started and may not be left half done runs in a task of the node.
 
+mod arrivals;
 mod blobs;
 mod copies;
 mod error;

@@ -8,7 +8,7 @@ use super::kv::Tree;
 use super::raft_types::{decode, invalid};
 use super::state;
 use crate::oci::{Digest, RepositoryName, Tag};
-use crate::policy::{self, Defaults, Effective, Prefix, Settings};
+use crate::policy::Wanted;
 use crate::proto::state::v1 as pb;
 use crate::topology::{NodeId, RegionName, Role};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use std::io;
 
 #[derive(Clone)]
 pub struct View {
-    tree: Tree,
+    pub(super) tree: Tree,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Blob {
     pub size: u64,
     pub refs: u64,
     pub holders: Vec<Holder>,
+    /// By policies of prefixes.
+    pub wanted: Wanted,
 }
 
 #[derive(Clone, Debug)]
@@ -79,10 +81,11 @@ pub struct Cluster {
     pub copies: u32,
 }
 
-/// Referenced blobs with one set of counted holders.
+/// Referenced blobs with one set of counted holders, of which as many copies are wanted.
 #[derive(Clone, Debug)]
 pub struct Placement {
     pub holders: Vec<NodeId>,
+    pub wanted: Wanted,
     pub blobs: u64,
     pub bytes: u64,
 }
@@ -92,7 +95,7 @@ impl View {
         View { tree }
     }
 
-    fn message<T: Message + Default>(&self, key: &[u8]) -> io::Result<Option<T>> {
+    pub(super) fn message<T: Message + Default>(&self, key: &[u8]) -> io::Result<Option<T>> {
         self.tree
             .get(key)?
             .map(|bytes| decode("state record", &bytes))
@@ -211,7 +214,12 @@ impl View {
         self.names(keys::REPOSITORIES, after, limit)
     }
 
-    fn names(&self, prefix: &[u8], after: Option<&str>, limit: usize) -> io::Result<Vec<String>> {
+    pub(super) fn names(
+        &self,
+        prefix: &[u8],
+        after: Option<&str>,
+        limit: usize,
+    ) -> io::Result<Vec<String>> {
         let after = after.map(|after| [prefix, after.as_bytes()].concat());
         let pairs = self.tree.prefix_page(prefix, after.as_deref(), limit)?;
         let name = |key: &Bytes| String::from_utf8(key[prefix.len()..].to_vec()).map_err(invalid);
@@ -238,6 +246,7 @@ impl View {
             size: record.size,
             refs: record.refs,
             holders,
+            wanted: Wanted::of(record),
         })
     }
 
@@ -273,10 +282,12 @@ impl View {
         &self,
         repository: &RepositoryName,
         blob: &Digest,
+        after: Option<&Digest>,
         limit: usize,
     ) -> io::Result<Vec<Digest>> {
         let prefix = keys::missing(repository.as_str(), blob);
-        let found = self.tree.prefix_page(&prefix, None, limit)?;
+        let after = after.map(|after| keys::missing_in(repository.as_str(), blob, after));
+        let found = self.tree.prefix_page(&prefix, after.as_deref(), limit)?;
         let manifest = |(key, _): &(Bytes, Bytes)| Some(keys::take_digest(&key[prefix.len()..])?.0);
         Ok(found.iter().filter_map(manifest).collect())
     }
@@ -335,19 +346,15 @@ impl View {
         Ok(self.tree.get(&keys::removed(id))?.is_some())
     }
 
-    /// One row per set of holders that there is: a handful, however many blobs.
+    /// One row per set of holders and number of copies that there is: a handful, however many blobs.
     pub fn placements(&self) -> io::Result<Vec<Placement>> {
         let mut placements = Vec::new();
         for (key, value) in self.tree.prefix_page(keys::PLACEMENTS, None, usize::MAX)? {
             let record: pb::PlacementRecord = decode("placement record", &value)?;
-            let mut rest = &key[1..];
-            let mut holders = Vec::new();
-            while let Some((node, more)) = keys::take_node(rest) {
-                holders.push(node);
-                rest = more;
-            }
+            let (holders, wanted) = keys::take_placement(&key);
             placements.push(Placement {
                 holders,
+                wanted,
                 blobs: record.blobs,
                 bytes: record.bytes,
             });
@@ -366,51 +373,10 @@ impl View {
         Ok(regions.len())
     }
 
-    /// What each prefix sets, in byte order.
-    pub fn policies(&self) -> io::Result<Vec<(String, Settings)>> {
-        let of = |(key, value): (Bytes, Bytes)| {
-            let prefix =
-                String::from_utf8(key[keys::POLICIES.len()..].to_vec()).map_err(invalid)?;
-            Ok((prefix, settings(value)?))
-        };
-        let stored = self.tree.prefix_page(keys::POLICIES, None, usize::MAX)?;
-        stored.into_iter().map(of).collect()
-    }
-
-    /// What this very prefix sets.
-    pub fn policy_set(&self, prefix: &Prefix) -> io::Result<Settings> {
-        let stored = self.tree.get(&keys::policy(prefix.as_str()))?;
-        Ok(stored.map(settings).transpose()?.unwrap_or_default())
-    }
-
-    /// What counts where no prefix says anything.
-    pub fn policy_defaults(&self) -> io::Result<Defaults> {
-        let cluster: pb::ClusterRecord = self.message(keys::CLUSTER)?.unwrap_or_default();
-        Ok(Defaults::from(&cluster))
-    }
-
-    /// What counts under the prefix.
-    pub fn policy(&self, prefix: &Prefix) -> io::Result<Effective> {
-        let set = |prefix: &str| {
-            self.tree
-                .get(&keys::policy(prefix))?
-                .map(settings)
-                .transpose()
-        };
-        policy::resolve(prefix, self.policy_defaults()?, set)
-    }
-
-    /// Regions that must hold a blob before a push to the repository that names it is acknowledged
-    /// (A16).
-    pub fn ack_needed(&self, repository: &RepositoryName) -> io::Result<usize> {
-        let ack = self.policy(&repository.into())?.ack.value as usize;
-        Ok(self.data_regions()?.min(ack).max(1))
-    }
-
-    /// Regions that are to hold a blob in the end.
-    pub fn copies_wanted(&self) -> io::Result<usize> {
-        let copies = self.policy(&Prefix::All)?.copies.value as usize;
-        Ok(self.data_regions()?.min(copies).max(1))
+    /// Some repository holds a manifest that names a blob in vain.
+    pub fn is_any_missing(&self) -> io::Result<bool> {
+        let found = self.tree.prefix_page(keys::MISSING, None, 1)?;
+        Ok(!found.is_empty())
     }
 
     /// Referenced blobs with fewer live holders than are wanted.
@@ -429,16 +395,10 @@ impl View {
         let placements = self.placements()?;
         Ok(placements
             .iter()
-            .filter(|p| live_regions(p) < wanted)
+            .filter(|p| live_regions(p) < wanted(p.wanted))
             .map(|p| p.blobs)
             .sum())
     }
-}
-
-/// What a stored policy sets.
-pub(super) fn settings(record: Bytes) -> io::Result<Settings> {
-    let record: pb::PolicyRecord = decode("policy record", &record)?;
-    Settings::try_from(&record).map_err(invalid)
 }
 
 fn node_info(id: NodeId, record: pb::NodeRecord) -> io::Result<NodeInfo> {

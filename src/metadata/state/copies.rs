@@ -4,13 +4,14 @@
 use super::super::keys;
 use super::{Apply, DONE, Decision, refuse};
 use crate::oci::Digest;
+use crate::policy::Wanted;
 use crate::proto::state::v1 as pb;
 use crate::topology::{NodeId, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// Referenced blob: its counted holders in order, and its size.
-type Placement = Option<(Vec<NodeId>, u64)>;
+/// Referenced blob: its counted holders in order, how many are wanted, and its size.
+type Placement = Option<(Vec<NodeId>, Wanted, u64)>;
 
 /// What receipts are judged by, read once per command.
 pub struct Judge {
@@ -112,7 +113,8 @@ impl Apply<'_> {
     fn placement(&self, digest: &Digest) -> io::Result<Placement> {
         match self.blob_record(digest)? {
             Some(record) if record.refs > 0 => {
-                Ok(Some((self.counted_holders(digest)?, record.size)))
+                let holders = self.counted_holders(digest)?;
+                Ok(Some((holders, Wanted::of(&record), record.size)))
             }
             _ => Ok(None),
         }
@@ -129,14 +131,14 @@ impl Apply<'_> {
         let result = change(self)?;
         let after = self.placement(digest)?;
         if before != after {
-            if let Some((holders, size)) = before {
-                self.count(&holders, |record| {
+            if let Some((holders, wanted, size)) = before {
+                self.count(&holders, wanted, |record| {
                     record.blobs = record.blobs.saturating_sub(1);
                     record.bytes = record.bytes.saturating_sub(size);
                 })?;
             }
-            if let Some((holders, size)) = after {
-                self.count(&holders, |record| {
+            if let Some((holders, wanted, size)) = after {
+                self.count(&holders, wanted, |record| {
                     record.blobs += 1;
                     record.bytes = record.bytes.saturating_add(size);
                 })?;
@@ -149,9 +151,10 @@ impl Apply<'_> {
     fn count(
         &mut self,
         holders: &[NodeId],
+        wanted: Wanted,
         change: impl FnOnce(&mut pb::PlacementRecord),
     ) -> io::Result<()> {
-        let key = keys::placement(holders);
+        let key = keys::placement(holders, wanted);
         let mut record: pb::PlacementRecord = self.tx.message(&key)?.unwrap_or_default();
         change(&mut record);
         if record.blobs == 0 {

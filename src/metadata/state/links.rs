@@ -7,6 +7,7 @@
 use super::super::keys;
 use super::Apply;
 use crate::oci::Digest;
+use crate::policy;
 use crate::proto::state::v1 as pb;
 use std::collections::BTreeSet;
 use std::io;
@@ -53,22 +54,39 @@ fn count_absence(record: &mut pb::ManifestRecord, blob: &Digest, is_missed: bool
     }
 }
 
+/// What a repository links of a manifest that it has taken in.
+pub struct Taken {
+    linked_now: BTreeSet<Digest>,
+    missed: BTreeSet<Digest>,
+    /// Counted with what it linked before, and with all that it links now.
+    copies_before: u32,
+    copies: u32,
+}
+
+impl Taken {
+    pub fn links(&self, blob: &Digest) -> bool {
+        !self.missed.contains(blob)
+    }
+}
+
 impl Apply<'_> {
     /// The repository holds the manifest from now on, and links what it names but `absent`. One
-    /// that holds it already gets links to what it missed, and loses none.
+    /// that holds it already gets links to what it missed, and loses none. The caller references
+    /// what is linked, and counts it.
     pub fn take_in(
         &mut self,
         held: &Held,
         new: pb::RepositoryManifestRecord,
         absent: &BTreeSet<Digest>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Taken> {
+        let copies = new.copies;
         let key = keys::repository_manifest(held.repository, held.digest);
         let before: Option<pb::RepositoryManifestRecord> = self.tx.message(&key)?;
         let is_new = before.is_none();
         let mut record = before.unwrap_or(new);
         let mut manifest = self.manifest_record(held.digest)?;
         let missed_before = digests(&record.absent);
-        let linked: Vec<Digest> = blobs(&manifest)
+        let linked: BTreeSet<Digest> = blobs(&manifest)
             .filter(|blob| !absent.contains(blob) && (is_new || missed_before.contains(blob)))
             .collect();
         if is_new {
@@ -93,9 +111,60 @@ impl Apply<'_> {
             let links = self.links(held.repository, blob)? + 1;
             self.put_links(held.repository, blob, links);
         }
+        let copies_before = std::mem::replace(&mut record.copies, copies);
         self.tx.put_message(key, &record);
         self.tx.put_message(keys::manifest(held.digest), &manifest);
+        Ok(Taken {
+            linked_now: linked,
+            missed: digests(&record.absent),
+            copies_before,
+            copies,
+        })
+    }
+
+    /// Notes how many copies the repository wants of a blob that it links, within `moving`.
+    pub fn count_wanted(&mut self, blob: &Digest, taken: &Taken) -> io::Result<()> {
+        let is_new = taken.linked_now.contains(blob);
+        let before = (!is_new).then_some(taken.copies_before);
+        self.change_wanted(blob, before, Some(taken.copies))
+    }
+
+    fn change_wanted(
+        &mut self,
+        blob: &Digest,
+        before: Option<u32>,
+        now: Option<u32>,
+    ) -> io::Result<()> {
+        if before == now {
+            return Ok(());
+        }
+        let mut record = self.blob_record(blob)?.unwrap_or_default();
+        policy::count_copies(&mut record, before, now);
+        self.tx.put_message(keys::blob(blob), &record);
         Ok(())
+    }
+
+    /// The policy of a repository asks for another number of copies of what it links by the
+    /// manifest; how many blobs that changed.
+    pub fn want_copies(&mut self, held: &Held, copies: u32) -> io::Result<usize> {
+        let key = keys::repository_manifest(held.repository, held.digest);
+        let Some(mut record) = self.tx.message::<pb::RepositoryManifestRecord>(&key)? else {
+            return Ok(0);
+        };
+        let before = std::mem::replace(&mut record.copies, copies);
+        if before == copies {
+            return Ok(0);
+        }
+        let missed = digests(&record.absent);
+        let manifest = self.manifest_record(held.digest)?;
+        let linked: Vec<Digest> = blobs(&manifest).filter(|b| !missed.contains(b)).collect();
+        for blob in &linked {
+            self.moving(blob, |apply| {
+                apply.change_wanted(blob, Some(before), Some(copies))
+            })?;
+        }
+        self.tx.put_message(key, &record);
+        Ok(linked.len())
     }
 
     /// The repository holds it no more; references that no repository needs go, and with the last
@@ -118,9 +187,18 @@ impl Apply<'_> {
             }
         }
         for blob in blobs(&manifest) {
-            if missed_by(&manifest, &blob) >= manifest.repositories {
-                self.unreference(&blob, held.digest)?;
+            let is_needed = missed_by(&manifest, &blob) < manifest.repositories;
+            let before = (!missed.contains(&blob) && record.copies > 0).then_some(record.copies);
+            if is_needed && before.is_none() {
+                continue;
             }
+            self.moving(&blob, |apply| {
+                apply.change_wanted(&blob, before, None)?;
+                if is_needed {
+                    return Ok(());
+                }
+                apply.unreference(&blob, held.digest)
+            })?;
         }
         self.shrink_repository(held.repository)?;
         if manifest.repositories == 0 {
@@ -139,7 +217,7 @@ impl Apply<'_> {
             .unwrap_or_default())
     }
 
-    /// Once for each manifest, whoever pushes it.
+    /// Once for each manifest, whoever pushes it. What is wanted of it is counted next.
     pub fn reference(&mut self, blob: &Digest, size: u64, manifest: &Digest) -> io::Result<()> {
         let named_by = keys::named_by(blob, manifest);
         if self.tx.has(&named_by)? {
@@ -149,6 +227,7 @@ impl Apply<'_> {
         let mut record: pb::BlobRecord = self.tx.message(&key)?.unwrap_or_default();
         if record.refs == 0 {
             self.empty_holders(blob)?;
+            record.only_by_prefix = true;
         }
         record.refs += 1;
         record.size = size;
@@ -164,19 +243,18 @@ impl Apply<'_> {
         if !self.tx.has(&named_by)? {
             return Ok(());
         }
-        let now_ms = self.log_time_ms()?;
-        self.moving(blob, |apply| {
-            apply.tx.delete(named_by);
-            let key = keys::blob(blob);
-            let mut record: pb::BlobRecord = apply.tx.message(&key)?.unwrap_or_default();
-            record.refs = record.refs.saturating_sub(1);
-            if record.refs == 0 {
-                record.zero_since_ms = now_ms;
-                apply.empty_holders(blob)?;
-            }
-            apply.tx.put_message(key, &record);
-            Ok(())
-        })
+        self.tx.delete(named_by);
+        let key = keys::blob(blob);
+        let mut record: pb::BlobRecord = self.tx.message(&key)?.unwrap_or_default();
+        record.refs = record.refs.saturating_sub(1);
+        if record.refs == 0 {
+            record.zero_since_ms = self.log_time_ms()?;
+            record.wanted.clear();
+            record.only_by_prefix = false;
+            self.empty_holders(blob)?;
+        }
+        self.tx.put_message(key, &record);
+        Ok(())
     }
 
     pub fn links(&self, repository: &str, blob: &Digest) -> io::Result<u32> {

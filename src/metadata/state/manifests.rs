@@ -9,7 +9,7 @@ use super::{Apply, DONE, Decision, Refusal, refuse};
 use crate::oci::{Digest, RepositoryName, Tag};
 use crate::policy::Effective;
 use crate::proto::state::v1 as pb;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// What one push may carry: its bytes, and the blobs and tags that it names. With these, no entry
@@ -113,6 +113,11 @@ impl Apply<'_> {
             Ok(push) => push,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let held = keys::repository_manifest(push.repository.as_str(), &push.digest);
+        if put.again && !self.tx.has(&held)? {
+            let gone = format!("manifest {} was deleted", push.digest);
+            return Ok(Err(refuse(pb::Reason::ManifestUnknown, gone)));
+        }
         if let (Some(precondition), Some(tag)) = (&put.precondition, push.tags.first()) {
             let current = self
                 .tag_record(push.repository.as_str(), tag.as_str())?
@@ -140,7 +145,7 @@ impl Apply<'_> {
             return Ok(Err(refusal));
         }
         let judge = self.judge(policy.ack.value)?;
-        let mut present = Vec::new();
+        let mut holders = BTreeMap::new();
         let mut short = Vec::new();
         for (digest, size) in &push.blobs {
             if push.absent.contains(digest) {
@@ -151,33 +156,38 @@ impl Apply<'_> {
             if regions < judge.needed {
                 short.push(text);
             }
-            present.push((digest, *size, nodes));
+            holders.insert(digest.clone(), nodes);
         }
         if !short.is_empty() {
             let need = pb::NeedReceipts { digests: short };
             return Ok(Ok(pb::outcome::Result::NeedReceipts(need)));
         }
         let created = self.store_manifest(put, &push)?;
-        for (digest, size, nodes) in present {
-            self.moving(digest, |apply| {
-                apply.reference(digest, size, &push.digest)?;
-                for node in nodes {
-                    apply.set_holder(digest, node, true)?;
-                }
-                Ok(())
-            })?;
-        }
         let record = pb::RepositoryManifestRecord {
             pushed_at_ms: put.pushed_at_ms,
             actor: put.actor.clone(),
             index: self.index,
             absent: Vec::new(),
+            copies: policy.copies_by_prefix(),
         };
         let held = Held {
             repository: push.repository.as_str(),
             digest: &push.digest,
         };
-        self.take_in(&held, record, &push.absent)?;
+        let taken = self.take_in(&held, record, &push.absent)?;
+        for (digest, size) in &push.blobs {
+            if !taken.links(digest) {
+                continue;
+            }
+            self.moving(digest, |apply| {
+                apply.reference(digest, *size, &push.digest)?;
+                apply.count_wanted(digest, &taken)?;
+                for node in holders.remove(digest).unwrap_or_default() {
+                    apply.set_holder(digest, node, true)?;
+                }
+                Ok(())
+            })?;
+        }
         if let Some(subject) = &push.subject {
             let key = keys::referrer(held.repository, subject, &push.digest);
             self.tx.put(key, Vec::new());

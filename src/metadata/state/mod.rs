@@ -151,6 +151,7 @@ impl Apply<'_> {
             Body::Cached(cached) => self.cached(cached),
             Body::SetPolicy(set) => self.set_policy(set),
             Body::UnsetPolicy(unset) => self.unset_policy(unset),
+            Body::CountCopies(count) => self.count_copies(count),
             Body::Listed(_) => self.listed(),
             Body::Gone(gone) => self.set_gone(NodeId(gone.node), true),
             Body::Back(back) => self.set_gone(NodeId(back.node), false),

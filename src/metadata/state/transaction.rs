@@ -127,6 +127,38 @@ impl<'a> Transaction<'a> {
         Ok(found.into_iter().collect())
     }
 
+    /// About `limit` pairs whose keys begin with `prefix`, after `after`, in order; none: there are
+    /// no more.
+    pub fn page(
+        &self,
+        prefix: &[u8],
+        after: &[u8],
+        limit: usize,
+    ) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
+        let mut after = (after > prefix).then(|| after.to_vec());
+        loop {
+            let page = self
+                .before
+                .tree
+                .prefix_page(prefix, after.as_deref(), limit)?;
+            // What is written behind the end of a full page belongs to the next one.
+            let end = page.last().filter(|_| page.len() == limit);
+            let end = end.map(|(key, _)| key.to_vec());
+            let pairs = page.into_iter().map(|(key, value)| (key.to_vec(), value));
+            let mut found: BTreeMap<Vec<u8>, Bytes> = pairs.collect();
+            lay_over(&mut found, &self.before.writes, prefix);
+            lay_over(&mut found, &self.writes, prefix);
+            found.retain(|key, _| {
+                after.as_ref().is_none_or(|after| key > after)
+                    && end.as_ref().is_none_or(|end| key <= end)
+            });
+            if !found.is_empty() || end.is_none() {
+                return Ok(found.into_iter().collect());
+            }
+            after = end;
+        }
+    }
+
     /// Everything written, with the new hash; writes that change nothing are left out.
     pub fn finish(self) -> io::Result<Batch> {
         let mut hash = StateHash::read(self.before.get(keys::HASH)?)?;

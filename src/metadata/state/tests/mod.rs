@@ -444,3 +444,47 @@ fn a_node_that_lost_what_it_acknowledged_is_not_let_in_again() {
     assert!(is_done(&boot(3, 9)));
     assert_eq!(replica.view().node(NodeId(2)).unwrap().unwrap().boot, 3);
 }
+
+/// The log of a release before policies, applied by this one: nodes of both agree while they run
+/// side by side.
+#[test]
+fn a_log_without_policies_gives_the_state_that_it_always_gave() {
+    let mut replica = Replica::new();
+    let delete = |repository: &str, m: u8| {
+        pb::command::Body::DeleteManifest(pb::DeleteManifest {
+            repository: repository.into(),
+            digest: digest(m).to_string(),
+            ..Default::default()
+        })
+    };
+    let hold = pb::Hold {
+        receipts: vec![receipt(&digest(2), 2, 3)],
+    };
+    let lost = pb::Lost {
+        digests: vec![digest(1).to_string()],
+    };
+    let mut referrer = push("a/b", 104, &[], &[1, 4]);
+    referrer.subject = digest(100).to_string();
+    for body in [
+        put(push("a", 100, &["v1", "v2"], &[1, 2])),
+        put(push("a", 101, &["v1"], &[2, 3])),
+        put(push("a", 100, &["v3"], &[1, 2])),
+        put(push("a/b", 100, &["v1"], &[1, 2])),
+        put(referrer),
+        pb::command::Body::Hold(hold),
+        pb::command::Body::Lost(lost),
+        delete("a", 100),
+        put(push("c", 102, &["x"], &[5])),
+        delete("c", 102),
+    ] {
+        replica.by(2, body);
+    }
+    let (index, hash) = replica.view().state_hash().unwrap();
+    assert_eq!(
+        (index, hex::encode(hash).as_str()),
+        (
+            17,
+            "2057499cb006f89c6aab4231c537bfe16191c1299b9eed3cf4b550a648004868"
+        )
+    );
+}

@@ -243,7 +243,7 @@ fn blobs_may_be_absent_only_where_the_policy_says_so() {
         "nobody is to hold it"
     );
     assert_eq!(
-        view.missed_by(&name("a"), &digest(2), 9).unwrap(),
+        view.missed_by(&name("a"), &digest(2), None, 9).unwrap(),
         [digest(100)]
     );
     let mut lie = push_without("a", 101, &[1], &[]);
@@ -263,7 +263,7 @@ fn a_blob_that_comes_later_is_linked_and_held_like_any_other() {
     let view = replica.view();
     assert!(view.is_blob_linked(&name("a"), &digest(2)).unwrap());
     assert_eq!(view.blob(&digest(2)).unwrap().unwrap().holders.len(), 2);
-    assert_eq!(view.missed_by(&name("a"), &digest(2), 9).unwrap(), []);
+    assert_eq!(view.missed_by(&name("a"), &digest(2), None, 9).unwrap(), []);
     // Pushed again by someone who does not see it: it stays linked.
     assert!(is_done(
         &replica.by(1, put(push_without("a", 100, &[1, 2], &[1, 2])))
@@ -328,4 +328,122 @@ fn a_manifest_that_an_index_calls_something_else_is_not_absent() {
     let index = |repository: &str| put(push_without(repository, 101, &[100], &[100]));
     assert!(is_done(&replica.by(1, index("a"))));
     assert_eq!(reason(&replica.by(1, index("b"))), pb::Reason::BlobsAbsent);
+}
+
+fn copies(n: u32) -> pb::PolicyRecord {
+    pb::PolicyRecord {
+        copies: Some(n),
+        ..Default::default()
+    }
+}
+
+/// How many copies are wanted of a blob, with seven regions to have them in.
+fn wanted(replica: &Replica, blob: u8) -> u32 {
+    let view = replica.view();
+    let by_default = view.policy(&Prefix::All).unwrap().copies.value;
+    let blob = view.blob(&digest(blob)).unwrap().unwrap();
+    blob.wanted.copies(by_default)
+}
+
+/// Runs the walk under a prefix to its end.
+fn walk(replica: &mut Replica) -> usize {
+    let mut steps = 0;
+    while let Some(prefix) = replica.view().copies_walk().unwrap() {
+        let step = pb::command::Body::CountCopies(pb::CountCopies { prefix });
+        assert!(is_done(&replica.by(1, step)));
+        steps += 1;
+    }
+    steps
+}
+
+#[test]
+fn of_a_blob_as_many_copies_are_wanted_as_the_most_careful_repository_asks_for() {
+    let mut replica = Replica::new();
+    replica.by(1, set("scratch", copies(1)));
+    replica.by(1, set("prod", copies(5)));
+    walk(&mut replica);
+    replica.by(1, put(push("scratch/x", 100, &["v"], &[1, 2])));
+    assert_eq!(wanted(&replica, 1), 1);
+    assert_eq!(
+        replica.view().under_replicated().unwrap(),
+        0,
+        "two have it, one is enough"
+    );
+    replica.by(1, put(push("usual", 101, &["v"], &[2, 3])));
+    assert_eq!((wanted(&replica, 2), wanted(&replica, 3)), (3, 3));
+    replica.by(1, put(push("prod", 102, &["v"], &[3])));
+    assert_eq!(wanted(&replica, 3), 5);
+    assert_eq!(
+        replica.view().under_replicated().unwrap(),
+        2,
+        "blobs 2 and 3"
+    );
+    replica.by(1, delete("prod", 102));
+    assert_eq!(wanted(&replica, 3), 3);
+    // The number of the whole registry counts at once, where no prefix has its own.
+    replica.by(1, set("*", copies(2)));
+    assert_eq!(walk(&mut replica), 0);
+    assert_eq!((wanted(&replica, 1), wanted(&replica, 2)), (1, 2));
+    assert_eq!(replica.view().under_replicated().unwrap(), 0);
+}
+
+#[test]
+fn a_changed_number_of_copies_reaches_what_lies_there_already_step_by_step() {
+    let mut replica = Replica::new();
+    let is_under = |n: u32| n % 3 != 2;
+    for n in 0..1500u32 {
+        let bytes = Bytes::from(n.to_be_bytes().to_vec());
+        let mut put = push(
+            ["team", "team/app", "team-b"][n as usize % 3],
+            100,
+            &[],
+            &[1, 2],
+        );
+        put.digest = Digest::of(Algorithm::Sha256, &bytes).to_string();
+        put.bytes = bytes;
+        put.blobs[0].digest = Digest::of(Algorithm::Sha256, &[1, (n % 250) as u8]).to_string();
+        for receipt in &mut put.receipts[..2] {
+            receipt.digest.clone_from(&put.blobs[0].digest);
+        }
+        assert!(is_done(&replica.by(1, self::put(put))));
+    }
+    replica.by(1, set("team", copies(5)));
+    assert_eq!(wanted(&replica, 2), 3, "not in the same entry");
+    let steps = walk(&mut replica);
+    assert!(steps >= 2, "{steps} steps");
+    assert_eq!(wanted(&replica, 2), 5);
+    let raised = |replica: &Replica| {
+        let blobs = replica.view().blobs(None, usize::MAX).unwrap();
+        blobs
+            .iter()
+            .filter(|(_, blob)| blob.wanted.copies(3) == 5)
+            .count()
+    };
+    let expected: BTreeSet<u32> = (0..1500)
+        .filter(|n| is_under(*n))
+        .map(|n| n % 250)
+        .collect();
+    assert_eq!(raised(&replica), expected.len() + 1);
+    // Taken back, it is as it was; a longer prefix keeps its own.
+    replica.by(1, set("team/app", copies(4)));
+    walk(&mut replica);
+    replica.by(1, unset("team", &["copies"]));
+    walk(&mut replica);
+    assert_eq!(raised(&replica), 0);
+    assert_eq!(wanted(&replica, 2), 4);
+}
+
+#[test]
+fn what_is_pushed_again_for_blobs_that_came_later_does_not_come_back_from_a_delete() {
+    let mut replica = Replica::new();
+    let again = || {
+        let mut put = push("a", 100, &[], &[1]);
+        put.again = true;
+        self::put(put)
+    };
+    assert_eq!(reason(&replica.by(1, again())), pb::Reason::ManifestUnknown);
+    replica.by(1, put(push("a", 100, &[], &[1])));
+    assert!(is_done(&replica.by(1, again())));
+    replica.by(1, delete("a", 100));
+    assert_eq!(reason(&replica.by(1, again())), pb::Reason::ManifestUnknown);
 }

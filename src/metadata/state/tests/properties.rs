@@ -1,7 +1,7 @@
 //! Any list of commands gives the same bytes on every replica, and keeps the invariants.
 
 use super::*;
-use crate::policy::Prefix;
+use crate::policy::{Prefix, Wanted};
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
 fn any_body() -> impl Strategy<Value = pb::command::Body> {
@@ -44,6 +44,7 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
             self::put(put)
         }),
         2 => (prefix(), policy()).prop_map(|(p, set)| pb::command::Body::SetPolicy(pb::SetPolicy { prefix: p.into(), set: Some(set) })),
+        1 => prefix().prop_map(|p| pb::command::Body::CountCopies(pb::CountCopies { prefix: p.into() })),
         1 => (prefix(), keys()).prop_map(|(p, keys)| pb::command::Body::UnsetPolicy(pb::UnsetPolicy { prefix: p.into(), keys: keys.iter().map(|k| (*k).to_owned()).collect() })),
         1 => (repository(), manifest()).prop_map(|(r, m)| pb::command::Body::DeleteManifest(pb::DeleteManifest { repository: r.into(), digest: digest(m).to_string(), ..Default::default() })),
         1 => (repository(), tags()).prop_map(|(r, t)| pb::command::Body::DeleteTag(pb::DeleteTag { repository: r.into(), tag: t.first().unwrap_or(&"").to_string(), ..Default::default() })),
@@ -72,6 +73,7 @@ fn check_invariants(replica: &Replica) {
     // I2: references and links recomputed from what the repositories hold.
     let mut refs: BTreeMap<Digest, u64> = BTreeMap::new();
     let mut links: BTreeMap<(&str, Digest), u32> = BTreeMap::new();
+    let mut wanted: BTreeMap<Digest, BTreeMap<u32, u32>> = BTreeMap::new();
     for m in 100u8..104 {
         let record = view.manifest_record(&digest(m)).unwrap();
         let blobs: Vec<Digest> = record
@@ -90,13 +92,18 @@ fn check_invariants(replica: &Replica) {
             let held: pb::RepositoryManifestRecord = decode("record", &bytes).unwrap();
             for blob in &blobs {
                 let missed = view
-                    .missed_by(&name(repository), blob, 9)
+                    .missed_by(&name(repository), blob, None, 9)
                     .unwrap()
                     .contains(&digest(m));
                 assert_eq!(missed, held.absent.contains(&blob.to_string()));
                 if !missed {
                     linked.insert(blob.clone());
                     *links.entry((repository, blob.clone())).or_default() += 1;
+                    *wanted
+                        .entry(blob.clone())
+                        .or_default()
+                        .entry(held.copies)
+                        .or_default() += 1;
                 }
             }
         }
@@ -121,7 +128,7 @@ fn check_invariants(replica: &Replica) {
             );
         }
     }
-    let mut placed = 0;
+    let mut placed: BTreeMap<(Vec<NodeId>, Wanted), u64> = BTreeMap::new();
     for (digest, blob) in view.blobs(None, 100).unwrap() {
         assert_eq!(
             blob.refs,
@@ -129,16 +136,25 @@ fn check_invariants(replica: &Replica) {
             "{digest}"
         );
         assert!(blob.refs > 0 || blob.holders.is_empty(), "A2");
-        placed += u64::from(blob.refs > 0);
+        let stored = replica.tree.get(&keys::blob(&digest)).unwrap().unwrap();
+        let stored: pb::BlobRecord = decode("record", &stored).unwrap();
+        let mut asked = wanted.remove(&digest).unwrap_or_default();
+        let by_default = asked.remove(&0).is_some();
+        let counted: BTreeMap<u32, u32> =
+            stored.wanted.iter().map(|w| (w.copies, w.links)).collect();
+        assert_eq!(counted, asked, "{digest}");
+        assert!(!(by_default && stored.only_by_prefix), "{digest}");
+        if blob.refs > 0 {
+            let counted = blob.holders.iter().filter(|h| h.counted).map(|h| h.node);
+            *placed.entry((counted.collect(), blob.wanted)).or_default() += 1;
+        }
     }
-    assert_eq!(
-        view.placements()
-            .unwrap()
-            .iter()
-            .map(|p| p.blobs)
-            .sum::<u64>(),
-        placed
-    );
+    assert!(wanted.is_empty(), "{wanted:?}");
+    let placements = view.placements().unwrap();
+    let recorded = placements
+        .into_iter()
+        .map(|p| ((p.holders, p.wanted), p.blobs));
+    assert_eq!(recorded.collect::<BTreeMap<_, _>>(), placed);
     // I5: a tag names a manifest of its repository.
     for repository in view.repositories(None, 100).unwrap() {
         let repository = name(&repository);
