@@ -64,12 +64,12 @@ impl FromStr for NodeId {
     type Err = NodeIdInvalid;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() != 16 {
-            return Err(NodeIdInvalid(text.to_owned()));
-        }
-        u64::from_str_radix(text, 16)
+        // The parser of numbers takes a sign, too: no digit.
+        let is_hex = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number
             .map(NodeId)
-            .map_err(|_| NodeIdInvalid(text.to_owned()))
+            .ok_or_else(|| NodeIdInvalid(text.to_owned()))
     }
 }
 
@@ -170,6 +170,8 @@ mod tests {
         let id = NodeId(0xab);
         assert_eq!(id.to_string(), "00000000000000ab");
         assert_eq!(id.to_string().parse::<NodeId>(), Ok(id));
-        assert!("ab".parse::<NodeId>().is_err());
+        for bad in ["", "ab", "+0000000000000ab", "00000000000000é"] {
+            assert!(bad.parse::<NodeId>().is_err(), "{bad:?}");
+        }
     }
 }
