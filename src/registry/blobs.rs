@@ -38,7 +38,9 @@ pub fn resolve_all(specs: &[RangeSpec], size: u64) -> Result<Option<Vec<Range<u6
     if ranges.is_empty() {
         return Err(Error::RangeNotSatisfiable { size });
     }
-    let asked: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let asked = ranges.iter().fold(0u64, |asked, range| {
+        asked.saturating_add(range.end - range.start)
+    });
     Ok((asked <= size && size > 0).then_some(ranges))
 }
 
@@ -298,6 +300,8 @@ mod tests {
         assert!(all(&[beyond, beyond], 10).is_err());
         assert_eq!(all(&[RangeSpec::From(0), first], 10).unwrap(), None);
         assert_eq!(all(&[first, last], 0).unwrap(), None);
+        let whole = RangeSpec::From(0);
+        assert_eq!(all(&[whole, whole], u64::MAX).unwrap(), None);
     }
 
     #[test]
