@@ -80,7 +80,8 @@ impl LogStore {
         loop {
             let page = store.page(from, PAGE)?;
             let Some((last, _)) = page.last() else { break };
-            from = index_of(last)? + 1;
+            let next = index_of(last)?.checked_add(1);
+            from = next.ok_or_else(|| invalid("a log key that no entry has"))?;
             let bytes = page.iter().map(|(_, value)| value.len() as u64).sum();
             store.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -352,5 +353,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             Some((key, _)) => self.delete(index_of(key)?, upto.index(), false),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_with_a_key_beyond_the_last_that_there_can_be_is_an_error() {
+        let kv = Kv::memory();
+        let mut batch = Batch::default();
+        batch.put(u64::MAX.to_be_bytes(), Vec::new());
+        kv.tree("raft_log").unwrap().apply(batch).unwrap();
+        assert!(matches!(LogStore::open(&kv), Err(StartError::Io(_))));
     }
 }
