@@ -261,6 +261,13 @@ fn misses_and_methods() -> Vec<Bad> {
             "UNSUPPORTED",
         ),
         bad(
+            "the health of something else",
+            Method::GET,
+            "/healthz?for=lunch",
+            &[400],
+            "UNSUPPORTED",
+        ),
+        bad(
             "an unknown path",
             Method::GET,
             "/v2/bad/app/nothing/here",

@@ -35,7 +35,7 @@ pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: In
     };
     let of = |name: &RepositoryName| registry.authorize(&Principal::Anonymous, action, name);
     match &route {
-        Route::Health => Ok(health(registry, request)),
+        Route::Health => health(registry, request),
         Route::Version => Ok(json_answer(&json!({}))),
         Route::VersionOptions => Ok(with(
             empty(StatusCode::OK),
@@ -108,18 +108,21 @@ fn query(request: &Parts) -> Query<'_> {
     Query::new(request.uri.query())
 }
 
-fn health(registry: &Registry, request: &Parts) -> Response {
+fn health(registry: &Registry, request: &Parts) -> Answer {
     let purpose = query(request).first("for");
     let is_well = match purpose.as_deref() {
         None | Some("pulls") => registry.takes_pulls(),
         Some("pushes") => registry.takes_pushes(),
-        Some(_) => false,
+        Some(_) => {
+            let told = "for= takes pulls or pushes";
+            return Err(Failure::bad_request("UNSUPPORTED", told));
+        }
     };
-    empty(if is_well {
+    Ok(empty(if is_well {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
-    })
+    }))
 }
 
 fn precondition(headers: &HeaderMap) -> Precondition {
