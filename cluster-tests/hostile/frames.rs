@@ -6,6 +6,7 @@ pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
@@ -68,4 +69,37 @@ pub fn request(method: &str, path: &str) -> Vec<u8> {
         field(":path", path),
     ]
     .concat()
+}
+
+/// What a server sent: each frame's kind, flags, stream and payload; the last one may be cut off.
+pub fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    while bytes.len() >= 9 {
+        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+        let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
+        let Some(payload) = bytes.get(9..9 + length) else {
+            break;
+        };
+        found.push((bytes[3], bytes[4], stream, payload.to_vec()));
+        bytes = &bytes[9 + length..];
+    }
+    found
+}
+
+/// The first digit of the status in a block of fields from a server, which begins with it.
+pub fn status_class(block: &[u8]) -> Option<u8> {
+    // An entry of the static table.
+    const STATIC: [u8; 7] = [2, 2, 2, 3, 4, 4, 5];
+    match block {
+        [index @ 0x88..=0x8e, ..] => Some(STATIC[usize::from(index - 0x88)]),
+        // A literal, in Huffman coding, where each digit above 2 has six bits.
+        [0x48 | 0x08 | 0x18, length, first, ..] if length & 0x80 != 0 => match first >> 2 {
+            0b01_1001 => Some(3),
+            0b01_1010 => Some(4),
+            0b01_1011 => Some(5),
+            _ => Some(2),
+        },
+        [0x48 | 0x08 | 0x18, _, first, ..] => Some(first - b'0'),
+        _ => None,
+    }
 }
