@@ -161,6 +161,61 @@ async fn a_client_that_comes_again_need_not_wait_for_its_broken_connection() {
     assert!(stalled.is_err() || stalled.unwrap().status() == 400);
 }
 
+/// Bytes of uploads that have reached the disk of region `i`.
+fn staged(cluster: &Cluster, i: usize) -> u64 {
+    let files = std::fs::read_dir(cluster.data_dir(i).join("blobs/staging")).unwrap();
+    files
+        .map(|file| file.unwrap().metadata().map_or(0, |m| m.len()))
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_broke_off_can_be_sent_again_whole() {
+    let cluster = Cluster::start(3).await;
+    let rest = random_bytes(3, 3 << 20);
+    let digest = sha256(&[&b"12"[..], &rest].concat());
+    for (method, through) in [(Method::PUT, 0), (Method::PATCH, 0), (Method::PUT, 2)] {
+        let client = cluster.client(through);
+        let path = start(&cluster.client(0), "").await;
+        let sent = client.request(Method::PATCH, &path).body("12").send();
+        assert_eq!(sent.await.unwrap().status(), 202);
+        let stalled = client.request(method.clone(), &path);
+        let stalled = stalled.query(&[("digest", digest.to_string())]);
+        let stalled = stalled.body(stalls_after(rest.slice(..2 << 20))).send();
+        let came = || async { (staged(&cluster, 0) > 1 << 20).then_some(()) };
+        tokio::select! {
+            _ = stalled => panic!("a body without an end was answered"),
+            () = eventually("the bytes have come", Duration::from_secs(10), came) => {}
+        }
+        // The client does not know how far it came.
+        let again = client.request(method, &path);
+        let again = again.query(&[("digest", digest.to_string())]);
+        let again = again.body(rest.clone()).send().await.unwrap();
+        assert!(again.status().is_success(), "{:?}", again.text().await);
+        let blob = put(&client, &path, &digest, Bytes::new()).await;
+        assert_eq!(blob.status(), 201);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asked_how_far_it_came_goes_on_from_there() {
+    let cluster = Cluster::start(3).await;
+    for through in [0, 2] {
+        let client = cluster.client(through);
+        let path = start(&cluster.client(0), "").await;
+        let stalled = client.request(Method::PATCH, &path);
+        let stalled = stalled.body(stalls_after(Bytes::from("12345"))).send();
+        let came = || async { (offset(&client, &path).await.1 == "0-4").then_some(()) };
+        tokio::select! {
+            _ = stalled => panic!("a body without an end was answered"),
+            () = eventually("the bytes have come", Duration::from_secs(10), came) => {}
+        }
+        let digest = sha256(b"12345678");
+        let rest = put(&client, &path, &digest, Bytes::from("678")).await;
+        assert_eq!(rest.status(), 201, "through region {through}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_another_length_than_it_says_leaves_the_upload_as_it_was() {
     let cluster = Cluster::start(2).await;

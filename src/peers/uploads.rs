@@ -26,6 +26,8 @@ pub struct UploadCall {
     pub id: String,
     pub repository: String,
     pub principal: String,
+    /// With `Offset`: a body follows, and the client is not told.
+    pub before_body: bool,
     pub at: Option<u64>,
     pub length: Option<u64>,
     #[serde(serialize_with = "as_text")]

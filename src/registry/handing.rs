@@ -44,18 +44,25 @@ impl Repository {
             id: id.to_owned(),
             repository: self.name.to_string(),
             principal: self.principal.as_str().to_owned(),
+            before_body: false,
             at: None,
             length: None,
             digest: None,
         };
         let (chunk, body, digest) = match step {
-            Step::Offset => return self.ask(owner, call(UploadVerb::Offset), budget).await,
+            Step::Offset | Step::Length => {
+                return self.ask(owner, call(UploadVerb::Offset), budget).await;
+            }
             Step::Cancel => return self.ask(owner, call(UploadVerb::Cancel), budget).await,
             Step::Append(chunk, body) => (chunk, body, None),
             Step::Finish(chunk, body, digest) => (chunk, body, Some(digest)),
         };
         let is_last = digest.is_some();
-        match self.ask(owner, call(UploadVerb::Offset), budget).await {
+        let first = UploadCall {
+            before_body: true,
+            ..call(UploadVerb::Offset)
+        };
+        match self.ask(owner, first, budget).await {
             Ok(length) if chunk.at.is_some_and(|at| at != length) => {
                 return Err(Error::UploadOffset { expected: length });
             }

@@ -29,6 +29,8 @@ pub struct Chunk {
 /// What a client asks of its upload.
 pub enum Step {
     Offset,
+    /// As `Offset`, asked by the node that is about to hand a body over: its client does not know.
+    Length,
     Append(Chunk, ByteStream),
     /// The last bytes, which may be none, and what all are to be.
     Finish(Chunk, ByteStream, Digest),
@@ -38,7 +40,11 @@ pub enum Step {
 impl Open {
     fn begin(repository: &Repository, upload: Upload) -> Box<Open> {
         let copies = Outgoing::new(&repository.registry, &repository.name, upload.follow());
-        Box::new(Open { upload, copies })
+        Box::new(Open {
+            upload,
+            copies,
+            broken_from: None,
+        })
     }
 
     async fn take_in(&mut self, bytes: bytes::Bytes) -> Result<(), Error> {
@@ -105,8 +111,8 @@ impl Repository {
             Found::Live(session) => session,
             Found::Done(done) => return told_again(done, step).await,
         };
-        if let Step::Offset = step {
-            return self.offset(&session).await;
+        if let Step::Offset | Step::Length = step {
+            return self.offset(&session, matches!(step, Step::Offset));
         }
         let mut state = session.lock().await;
         match (&mut *state, step) {
@@ -114,7 +120,7 @@ impl Repository {
                 Found::Done(done) => told_again(done, step).await,
                 Found::Live(_) => Err(Error::UploadUnknown),
             },
-            (_, Step::Offset) => self.offset(&session).await,
+            (_, Step::Offset | Step::Length) => Err(Error::UploadUnknown),
             (_, Step::Append(chunk, body)) => {
                 self.append(&session, &mut state, chunk, body).await?;
                 let State::Open(open) = &mut *state else {
@@ -141,16 +147,22 @@ impl Repository {
     }
 
     /// A request that is under way is not waited for.
-    async fn offset(&self, session: &Session) -> Result<u64, Error> {
+    fn offset(&self, session: &Session, is_told: bool) -> Result<u64, Error> {
         let staging = self.registry.inner.blobs.staging();
-        match session.try_lock().as_deref() {
-            Some(State::Open(open)) => Ok(open.upload.len()),
+        match session.try_lock().as_deref_mut() {
+            Some(State::Open(open)) => {
+                open.broken_from = open.broken_from.filter(|_| !is_told);
+                Ok(open.upload.len())
+            }
             Some(State::Parked) => {
                 let length = staging.parked_len(&session.file)?;
                 length.ok_or(Error::UploadUnknown)
             }
             Some(State::Ended) => Err(Error::UploadUnknown),
-            None => Ok(session.length.load(Ordering::Relaxed)),
+            None => {
+                session.is_told.fetch_or(is_told, Ordering::Relaxed);
+                Ok(session.length.load(Ordering::Relaxed))
+            }
         }
     }
 
@@ -178,6 +190,23 @@ impl Repository {
         }
     }
 
+    /// A client whose request broke off knows how far it came only if it asked; else it sends all
+    /// of it again.
+    async fn take_back_broken(
+        &self,
+        session: &Session,
+        state: &mut State,
+        chunk: Chunk,
+    ) -> Result<(), Error> {
+        let open = self.open(session, state).await?;
+        if let (Some(from), None) = (open.broken_from, chunk.at)
+            && let State::Open(open) = std::mem::replace(state, State::Parked)
+        {
+            open.upload.park(from).await?;
+        }
+        Ok(())
+    }
+
     async fn append(
         &self,
         session: &Session,
@@ -185,11 +214,13 @@ impl Repository {
         chunk: Chunk,
         mut body: ByteStream,
     ) -> Result<(), Error> {
+        self.take_back_broken(session, state, chunk).await?;
         let open = self.open(session, state).await?;
         let start = open.upload.len();
         if chunk.at.is_some_and(|at| at != start) {
             return Err(Error::UploadOffset { expected: start });
         }
+        session.is_told.store(false, Ordering::Relaxed);
         let mut copies_begun = false;
         loop {
             let bytes = tokio::select! {
@@ -209,11 +240,15 @@ impl Repository {
                 }
                 Some(Err(error)) => {
                     open.upload.flush().await?;
+                    if chunk.at.is_none() && !session.is_told.load(Ordering::Relaxed) {
+                        open.broken_from.get_or_insert(start);
+                    }
                     return Err(Error::ClientGone(error));
                 }
                 None => break,
             }
         }
+        open.broken_from = None;
         let came = open.upload.flush().await? - start;
         match chunk.length.filter(|length| came != *length) {
             None => Ok(()),
@@ -255,7 +290,7 @@ impl Repository {
 
     async fn keep_upload(&self, mut open: Box<Open>, digest: &Digest) -> Result<u64, Error> {
         let size = open.upload.flush().await?;
-        let Open { upload, copies } = *open;
+        let Open { upload, copies, .. } = *open;
         copies.finish(digest, size);
         let (registry, name, digest) = (self.registry.clone(), self.name.clone(), digest.clone());
         self.registry

@@ -41,6 +41,7 @@ pub fn patient(body: Body) -> ByteStream {
 struct Asked {
     repository: String,
     principal: String,
+    before_body: bool,
     at: Option<u64>,
     length: Option<u64>,
     digest: Option<String>,
@@ -61,6 +62,7 @@ async fn step(
         length: asked.length,
     };
     let step = match (method, digest) {
+        (Method::GET, None) if asked.before_body => Some(Step::Length),
         (Method::GET, None) => Some(Step::Offset),
         (Method::DELETE, None) => Some(Step::Cancel),
         (Method::PATCH, None) => Some(Step::Append(chunk, patient(body))),

@@ -18,7 +18,7 @@ use prost::Message;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::OwnedMutexGuard;
@@ -77,6 +77,8 @@ pub(super) struct Session {
     waiting: AtomicUsize,
     /// As far as the request that is under way has come.
     pub length: AtomicU64,
+    /// Its client asked how far that is.
+    pub is_told: AtomicBool,
 }
 
 pub(super) enum State {
@@ -90,6 +92,8 @@ pub(super) enum State {
 pub(super) struct Open {
     pub upload: Upload,
     pub copies: Outgoing,
+    /// Where a request without a range began that broke off, until its client asks how far it came.
+    pub broken_from: Option<u64>,
 }
 
 fn wall_ms() -> u64 {
@@ -282,6 +286,7 @@ impl Session {
             state: Arc::new(tokio::sync::Mutex::new(state)),
             waiting: AtomicUsize::new(0),
             length: AtomicU64::new(0),
+            is_told: AtomicBool::new(false),
         }
     }
 
