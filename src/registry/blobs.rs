@@ -38,10 +38,11 @@ pub fn resolve_all(specs: &[RangeSpec], size: u64) -> Result<Option<Vec<Range<u6
     if ranges.is_empty() {
         return Err(Error::RangeNotSatisfiable { size });
     }
-    let asked = ranges.iter().fold(0u64, |asked, range| {
-        asked.saturating_add(range.end - range.start)
-    });
-    Ok((asked <= size && size > 0).then_some(ranges))
+    let lengths = ranges
+        .iter()
+        .map(|range| u128::from(range.end - range.start));
+    let is_paid_for = lengths.sum::<u128>() <= u128::from(size) && size > 0;
+    Ok(is_paid_for.then_some(ranges))
 }
 
 impl Registry {
