@@ -424,7 +424,7 @@ async fn what_a_policy_does_not_take_is_refused_with_the_nearest_word_and_change
         .request(Method::PUT, "/api/v1/policies/team")
         .body(vec![b' '; 100 << 10]);
     assert_eq!(huge.send().await.unwrap().status(), 400);
-    // On a connection of its own: one whose body was refused unread is closed.
+    // On a connection of its own: one that sent far too much is closed.
     let client = cluster.client(0);
     assert_eq!(client.json("/api/v1/policies").await.unwrap(), before);
 }

@@ -6,6 +6,7 @@ use crate::topology::Client;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
@@ -69,8 +70,14 @@ impl Drop for Line {
 
 /// The answer, whose line is written when its body is over.
 pub fn logged(response: Response, mut line: Line) -> Response {
+    let declared = response.headers().get(CONTENT_LENGTH);
+    let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
     response.map(|body| {
-        line.unsent = body.size_hint().lower();
+        // A blob is a stream, whose length only the header knows; of HEAD there is no body.
+        line.unsent = match body.is_end_stream() {
+            true => 0,
+            false => declared.unwrap_or(body.size_hint().lower()),
+        };
         Body::new(Logged { body, line })
     })
 }
@@ -202,6 +209,15 @@ mod tests {
     fn a_client_that_leaves_is_told_apart_and_health_checks_are_not_shown() {
         let left = Log::of(|| drop(logged(Response::new(Body::from("12345")), line("get-blob"))));
         assert!(left.contains("sent=0 is_cut=true"), "{left}");
+        let stream = futures_util::stream::iter([Ok::<_, std::io::Error>("12")]);
+        let mut blob = Response::new(Body::from_stream(stream));
+        blob.headers_mut().insert(CONTENT_LENGTH, 5.into());
+        let left = Log::of(|| drop(logged(blob, line("get-blob"))));
+        assert!(left.contains("sent=0 is_cut=true"), "{left}");
+        let mut head = Response::new(Body::empty());
+        head.headers_mut().insert(CONTENT_LENGTH, 5.into());
+        let told = Log::of(|| drop(logged(head, line("get-blob"))));
+        assert!(told.contains("sent=0 is_cut=false"), "{told}");
         let without_answer = Log::of(|| {
             let mut line = line("put-manifest");
             line.status = NO_ANSWER;

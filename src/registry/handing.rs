@@ -24,7 +24,7 @@ impl Repository {
     pub async fn upload_step(&self, id: &str, step: Step, budget: Budget) -> Result<u64, Error> {
         let inner = &self.registry.inner;
         match inner.sessions.owner(id)? {
-            None => self.upload_step_here(id, step).await,
+            None => self.upload_step_here(id, step, budget).await,
             Some(owner) if self.registry.view().node(owner)?.is_some() => {
                 self.hand_over(owner, id, step, budget).await
             }
@@ -97,6 +97,10 @@ impl Repository {
             let within = ASK.min(budget.remaining());
             match peers.upload(owner, &call, None, Some(within)).await {
                 Ok(answer) => return answered(answer),
+                // It is there, and will say the same again.
+                Err(error @ PeerError::Refused(..)) => {
+                    return Err(self.unreachable(owner, &error));
+                }
                 Err(error) if budget.is_spent() => return Err(self.unreachable(owner, &error)),
                 Err(error) => tracing::debug!(%error, "an upload's node does not answer yet"),
             }
@@ -122,7 +126,7 @@ impl Repository {
         let region = address.map_or_else(|| owner.to_string(), |(region, _)| region.to_string());
         tracing::info!(%region, %error, "an upload could not be handed to the node that has it");
         Error::Unavailable(format!(
-            "the upload is at region {region}, which cannot be reached from here now; ask for its \
+            "the upload is at region {region}, which does not answer from here now; ask for its \
              offset and go on, or begin it again"
         ))
     }

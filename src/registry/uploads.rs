@@ -8,6 +8,7 @@ use super::sending::Outgoing;
 use super::sessions::{Done, Found, Open, Session, State};
 use super::{Error, Registry, Repository, UploadId};
 use crate::blobs::{ByteStream, Upload};
+use crate::budget::Budget;
 use crate::oci::{Algorithm, Digest};
 use futures_util::{StreamExt, TryStreamExt};
 use std::io;
@@ -105,8 +106,14 @@ impl Repository {
         self.keep_upload(open, digest).await
     }
 
-    /// The session is this node's, or unknown. Bytes so far; of `Finish`, of the blob.
-    pub async fn upload_step_here(&self, id: &str, step: Step) -> Result<u64, Error> {
+    /// The session is this node's, or unknown. Bytes so far; of `Finish`, of the blob. A client that
+    /// leaves ends its body, and not the work half-way.
+    pub async fn upload_step_here(
+        &self,
+        id: &str,
+        step: Step,
+        budget: Budget,
+    ) -> Result<u64, Error> {
         let session = match self.session(id)? {
             Found::Live(session) => session,
             Found::Done(done) => return told_again(done, step).await,
@@ -114,18 +121,32 @@ impl Repository {
         if let Step::Offset | Step::Length = step {
             return self.offset(&session, matches!(step, Step::Offset));
         }
-        let mut state = session.lock().await;
+        let Ok(state) = tokio::time::timeout_at(budget.deadline(), session.lock()).await else {
+            return Err(Error::Unavailable(
+                "another request is at this upload; ask for its offset and go on".to_owned(),
+            ));
+        };
+        let repository = self.clone();
+        let work = async move { repository.step(session, state, step).await };
+        self.registry.owned(work).await
+    }
+
+    /// Alone with the session.
+    async fn step(
+        &self,
+        session: Arc<Session>,
+        mut state: OwnedMutexGuard<State>,
+        step: Step,
+    ) -> Result<u64, Error> {
         match (&mut *state, step) {
-            (State::Ended, step) => match self.session(id)? {
+            (State::Ended, step) => match self.session(&session.id)? {
                 Found::Done(done) => told_again(done, step).await,
                 Found::Live(_) => Err(Error::UploadUnknown),
             },
             (_, Step::Offset | Step::Length) => Err(Error::UploadUnknown),
             (_, Step::Append(chunk, body)) => {
                 self.append(&session, &mut state, chunk, body).await?;
-                let State::Open(open) = &mut *state else {
-                    return Err(Error::UploadUnknown);
-                };
+                let open = self.open(&session, &mut state).await?;
                 Ok(open.upload.sync().await?)
             }
             (_, Step::Finish(chunk, body, digest)) => {
@@ -199,7 +220,8 @@ impl Repository {
         chunk: Chunk,
     ) -> Result<(), Error> {
         let open = self.open(session, state).await?;
-        if let (Some(from), None) = (open.broken_from, chunk.at)
+        let is_told = session.is_told.load(Ordering::Relaxed);
+        if let (Some(from), None, false) = (open.broken_from, chunk.at, is_told)
             && let State::Open(open) = std::mem::replace(state, State::Parked)
         {
             open.upload.park(from).await?;
@@ -220,7 +242,10 @@ impl Repository {
         if chunk.at.is_some_and(|at| at != start) {
             return Err(Error::UploadOffset { expected: start });
         }
+        session.length.store(start, Ordering::Relaxed);
         session.is_told.store(false, Ordering::Relaxed);
+        // Until it has ended well, wherever it may break off: at the client, or at a full disk.
+        open.broken_from = chunk.at.is_none().then_some(start);
         let mut copies_begun = false;
         loop {
             let bytes = tokio::select! {
@@ -240,16 +265,13 @@ impl Repository {
                 }
                 Some(Err(error)) => {
                     open.upload.flush().await?;
-                    if chunk.at.is_none() && !session.is_told.load(Ordering::Relaxed) {
-                        open.broken_from.get_or_insert(start);
-                    }
                     return Err(Error::ClientGone(error));
                 }
                 None => break,
             }
         }
-        open.broken_from = None;
         let came = open.upload.flush().await? - start;
+        open.broken_from = None;
         match chunk.length.filter(|length| came != *length) {
             None => Ok(()),
             Some(length) => {
@@ -272,20 +294,13 @@ impl Repository {
         let State::Open(open) = std::mem::replace(&mut *state, State::Ended) else {
             return Err(Error::UploadUnknown);
         };
-        let repository = self.clone();
-        self.registry
-            .owned(async move {
-                let kept = repository.keep_upload(open, &digest).await;
-                let done = kept.as_ref().ok().map(|size| Done {
-                    digest,
-                    size: *size,
-                });
-                repository.registry.inner.sessions.end(&session, done)?;
-                // Whoever waits for the session finds what became of it.
-                drop(state);
-                kept
-            })
-            .await
+        let kept = self.keep_upload(open, &digest).await;
+        let done = kept.as_ref().ok().map(|size| Done {
+            digest,
+            size: *size,
+        });
+        self.registry.inner.sessions.end(&session, done)?;
+        kept
     }
 
     async fn keep_upload(&self, mut open: Box<Open>, digest: &Digest) -> Result<u64, Error> {

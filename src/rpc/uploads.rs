@@ -1,6 +1,7 @@
 //! Steps of uploads that another node took a request for, and handed to this one, which has their
 //! sessions.
 
+use crate::budget::Budget;
 use crate::oci::{Digest, RepositoryName};
 use crate::registry::{self, ByteStream, Chunk, Error, Registry, Step};
 use axum::Router;
@@ -72,7 +73,11 @@ async fn step(
     let (Some(repository), Some(step)) = (repository, step) else {
         return (StatusCode::BAD_REQUEST, "not a step of an upload").into_response();
     };
-    match registry::answer(repository.upload_step_here(&id, step).await) {
+    match registry::answer(
+        repository
+            .upload_step_here(&id, step, Budget::default())
+            .await,
+    ) {
         Ok(answer) => answer.encode_to_vec().into_response(),
         Err(error) => {
             let cause = &error as &dyn std::error::Error;
