@@ -26,6 +26,15 @@ const VERSION_WITH_ABSENT: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// The lowest that says what is meant: a node of the release before stops only at what it would
+/// apply otherwise than this one.
+fn version(body: &Body) -> u32 {
+    match body {
+        Body::PutManifest(put) if !put.absent.is_empty() || put.again => VERSION_WITH_ABSENT,
+        _ => VERSION,
+    }
+}
+
 /// One attempt at another node takes no longer than this and what its bytes need.
 const ATTEMPT: Duration = Duration::from_secs(6);
 const SLOWEST_BYTES_PER_SECOND: usize = 128 * 1024;
@@ -60,10 +69,7 @@ impl Ticket {
             boot: identity.boot(),
             seq: self.seq,
         };
-        let version = match &body {
-            Body::PutManifest(put) if !put.absent.is_empty() || put.again => VERSION_WITH_ABSENT,
-            _ => VERSION,
-        };
+        let version = version(&body);
         let in_flight = self.metadata.in_flight();
         pb::Command {
             version,
@@ -251,5 +257,28 @@ impl Metadata {
             let _ = me.propose(&mut ticket, body, Budget::new(GIVE_UP)).await;
             *me.inner.giving_up.lock().expect("no panic while held") = false;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_release_before_would_misread_is_kept_from_it() {
+        let plain = pb::PutManifest::default();
+        let sparse = pb::PutManifest {
+            absent: vec!["sha256:…".to_owned()],
+            ..plain.clone()
+        };
+        let again = pb::PutManifest {
+            again: true,
+            ..plain.clone()
+        };
+        assert_eq!(version(&Body::PutManifest(plain)), VERSION);
+        for put in [sparse, again] {
+            assert_eq!(version(&Body::PutManifest(put)), VERSION_WITH_ABSENT);
+        }
+        assert_eq!(version(&Body::Probe(pb::Probe {})), VERSION);
     }
 }
