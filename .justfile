@@ -11,6 +11,7 @@ check:
 # Format, and take clippy's mechanical suggestions
 fix:
     cargo fmt
+    cargo fmt --manifest-path fuzz/Cargo.toml
     cargo clippy --fix --allow-dirty --all-targets --quiet
 
 # Three regions on this machine

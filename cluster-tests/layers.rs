@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +151,26 @@ fn files_open_with_what_they_are_for_and_stay_small() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_message_of_the_protocol_buffers_is_fuzzed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut missing = Vec::new();
+    for (proto, target) in [("peer", "peer_messages"), ("state", "records")] {
+        let messages = fs::read_to_string(root.join(format!("proto/{proto}.proto"))).unwrap();
+        let target = fs::read_to_string(root.join(format!("fuzz/targets/{target}.rs"))).unwrap();
+        let words: HashSet<&str> = target.split(|c: char| !c.is_alphanumeric()).collect();
+        let names = messages
+            .lines()
+            .filter_map(|line| line.strip_prefix("message ")?.split([' ', '{']).next());
+        missing.extend(
+            names
+                .filter(|name| !words.contains(name))
+                .map(str::to_owned),
+        );
+    }
+    assert!(missing.is_empty(), "no fuzz target decodes {missing:?}");
 }
 
 #[test]

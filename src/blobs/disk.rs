@@ -168,7 +168,7 @@ impl Checksums {
         self.in_current = 0;
     }
 
-    fn encode(mut self, size: u64) -> Vec<u8> {
+    pub(super) fn encode(mut self, size: u64) -> Vec<u8> {
         if self.in_current > 0 {
             self.close();
         }
@@ -188,7 +188,7 @@ fn encoded_len(size: u64) -> u64 {
     8 + 8 + 4 * size.div_ceil(BLOCK as u64) + 4
 }
 
-fn decode(bytes: &[u8]) -> io::Result<(u64, Vec<u32>)> {
+pub(super) fn decode(bytes: &[u8]) -> io::Result<(u64, Vec<u32>)> {
     let (body, own) = bytes
         .split_last_chunk::<4>()
         .ok_or_else(|| bad("block checksums cut short"))?;

@@ -283,5 +283,29 @@ impl BlobStore {
     }
 }
 
+/// What the fuzz targets reach, and nobody else may.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{Staging, disk};
+    use std::io;
+    use std::path::PathBuf;
+
+    pub fn staging(dir: PathBuf) -> Staging {
+        Staging::new(dir)
+    }
+
+    /// The file of checksums that a blob gets.
+    pub fn checksums(blob: &[u8]) -> Vec<u8> {
+        let mut checksums = disk::Checksums::default();
+        checksums.update(blob);
+        checksums.encode(blob.len() as u64)
+    }
+
+    /// A blob's size and the checksum of each of its blocks, by such a file.
+    pub fn read_checksums(file: &[u8]) -> io::Result<(u64, Vec<u32>)> {
+        disk::decode(file)
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    fn encode(self) -> [u8; LEN] {
+    pub(super) fn encode(self) -> [u8; LEN] {
         let mut bytes = [0; LEN];
         bytes[..8].copy_from_slice(&self.last.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.vote_term.to_le_bytes());
@@ -39,7 +39,7 @@ impl Acknowledged {
     }
 
     /// None for what was not written by `encode`.
-    fn decode(bytes: &[u8]) -> Option<Acknowledged> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Acknowledged> {
         let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let record = Acknowledged {
             last: number(0)?,

@@ -203,3 +203,27 @@ impl Metadata {
         matches!(reached, Ok(Ok(_)))
     }
 }
+
+/// What the fuzz targets reach, and nobody else may.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::acknowledged::Acknowledged;
+    use super::snapshot::SnapshotFile;
+    use super::{network, state_machine};
+    use crate::proto::peer::v1::AppendResponse;
+    use crate::proto::state::v1::SnapshotHeader;
+    use std::io;
+
+    /// The same record, encoded again.
+    pub fn read_acknowledged(file: &[u8]) -> Option<Vec<u8>> {
+        Acknowledged::decode(file).map(|record| record.encode().to_vec())
+    }
+
+    pub fn is_append_answer(response: AppendResponse) -> bool {
+        network::append_response(response, None).is_ok()
+    }
+
+    pub fn verify_snapshot(file: &SnapshotFile) -> io::Result<SnapshotHeader> {
+        state_machine::verify(file)
+    }
+}

@@ -328,7 +328,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
     }
 }
 
-fn append_response(
+pub(super) fn append_response(
     response: pb::AppendResponse,
     last: Option<LogId>,
 ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {

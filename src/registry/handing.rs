@@ -132,7 +132,7 @@ impl Repository {
     }
 }
 
-fn answered(answer: peer::UploadAnswer) -> Result<u64, Error> {
+pub(super) fn answered(answer: peer::UploadAnswer) -> Result<u64, Error> {
     let refused = match answer.result {
         Some(Answer::Length(length)) => return Ok(length),
         Some(Answer::Refused(refused)) => refused,

@@ -308,3 +308,39 @@ impl Repository {
         &self.name
     }
 }
+
+/// What the fuzz targets reach, and nobody else may.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{Error, Principal, handing, sessions};
+    use crate::blobs::Staging;
+    use crate::metadata::kv::Tree;
+    use crate::oci::RepositoryName;
+    use crate::proto::peer::v1::UploadAnswer;
+    use crate::topology::NodeId;
+    use std::io;
+
+    pub fn answered(answer: UploadAnswer) -> Result<u64, Error> {
+        handing::answered(answer)
+    }
+
+    pub struct Sessions(sessions::Sessions);
+
+    impl Sessions {
+        pub fn load(node: NodeId, notes: Tree, staging: Staging) -> io::Result<Sessions> {
+            sessions::Sessions::load(node, notes, staging).map(Sessions)
+        }
+
+        pub fn sign(&self, of: &RepositoryName, random: &str) -> String {
+            self.0.sign(of, &Principal::Anonymous, random)
+        }
+
+        pub fn owner(&self, id: &str) -> Option<Option<NodeId>> {
+            self.0.owner(id).ok()
+        }
+
+        pub fn knows(&self, of: &RepositoryName, id: &str) -> bool {
+            self.0.get(of, &Principal::Anonymous, id).is_ok()
+        }
+    }
+}

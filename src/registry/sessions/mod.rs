@@ -162,7 +162,7 @@ impl Sessions {
         })
     }
 
-    fn sign(&self, of: &RepositoryName, by: &Principal, random: &str) -> String {
+    pub(super) fn sign(&self, of: &RepositoryName, by: &Principal, random: &str) -> String {
         let bound = format!("{} {random} {of} {}", self.node, by.as_str());
         hex::encode(&hmac::sign(&self.key, bound.as_bytes()).as_ref()[..16])
     }
