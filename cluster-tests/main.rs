@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod clients;
 mod conformance;
 mod dev_command;
 mod freshness;

@@ -2,9 +2,11 @@
 
 pub mod client;
 pub mod cluster;
+pub mod daemons;
 pub mod dev;
 pub mod faults;
 pub mod images;
+pub mod layouts;
 pub mod proxy;
 pub mod tools;
 pub mod wait;

@@ -1,10 +1,10 @@
-//! A proxy between clients and the registry listeners, that spreads requests over the
-//! regions.
+//! A proxy between clients and the registry listeners, that does what proxies do to clients:
+//! it spreads requests over the regions, or closes a connection in the middle of a blob.
 
 use super::cluster::free_port;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -18,19 +18,46 @@ pub struct Proxy {
 
 struct Work {
     targets: Vec<SocketAddr>,
+    does: Does,
     connections: AtomicUsize,
+    has_cut: AtomicBool,
+    /// Bytes to the targets, and back, of all connections.
+    sent: AtomicU64,
+    answered: AtomicU64,
 }
+
+enum Does {
+    Spread,
+    Cut { after: u64 },
+}
+
+/// The connection is to be closed at once.
+struct Cut;
 
 impl Proxy {
     /// Each connection goes to the next target and carries one request, so that the requests of
     /// one upload session reach all targets in turn.
     pub async fn spread(targets: &[String]) -> Proxy {
+        Proxy::start(targets, Does::Spread).await
+    }
+
+    /// When so many bytes went in one direction, the connection that carries them is closed; no
+    /// other is.
+    pub async fn cutting(target: &str, after: u64) -> Proxy {
+        Proxy::start(&[target.to_owned()], Does::Cut { after }).await
+    }
+
+    async fn start(targets: &[String], does: Does) -> Proxy {
         let parse = |target: &String| target.parse().expect("an address");
         let address = free_port(Ipv4Addr::LOCALHOST);
         let listener = TcpListener::bind(address).await.expect("bind proxy");
         let work = Arc::new(Work {
             targets: targets.iter().map(parse).collect(),
+            does,
             connections: AtomicUsize::new(0),
+            has_cut: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         });
         let stop = CancellationToken::new();
         let proxy = Proxy {
@@ -60,6 +87,10 @@ impl Proxy {
     pub fn connections(&self) -> usize {
         self.work.connections.load(Ordering::Relaxed)
     }
+
+    pub fn has_cut(&self) -> bool {
+        self.work.has_cut.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Proxy {
@@ -76,23 +107,42 @@ impl Work {
         };
         let _ = near.set_nodelay(true);
         let _ = far.set_nodelay(true);
-        if one_request(&mut near, &mut far).await.is_err() {
+        if matches!(self.does, Does::Spread) && one_request(&mut near, &mut far).await.is_err() {
             return;
         }
         let (near_read, near_write) = near.split();
         let (far_read, far_write) = far.split();
-        tokio::join!(pump(near_read, far_write), pump(far_read, near_write));
+        // Dropped when cut, as the sockets of a process that dies are.
+        let _ = tokio::try_join!(
+            self.pump(near_read, far_write, &self.sent),
+            self.pump(far_read, near_write, &self.answered)
+        );
     }
-}
 
-/// Until there is no more to read. What the other side no longer takes is read all the same, so
-/// that an answer that is on its way back is not lost to a reset.
-async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        let _ = to.write_all(&buffer[..n]).await;
+    /// Until there is no more to read. What the other side no longer takes is read all the same,
+    /// so that an answer that is on its way back is not lost to a reset.
+    async fn pump(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        carried: &AtomicU64,
+    ) -> Result<(), Cut> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let Ok(n @ 1..) = from.read(&mut buffer).await else {
+                let _ = to.shutdown().await;
+                return Ok(());
+            };
+            let _ = to.write_all(&buffer[..n]).await;
+            let carried = carried.fetch_add(n as u64, Ordering::Relaxed) + n as u64;
+            if let Does::Cut { after } = self.does
+                && carried >= after
+                && !self.has_cut.swap(true, Ordering::Relaxed)
+            {
+                return Err(Cut);
+            }
+        }
     }
-    let _ = to.shutdown().await;
 }
 
 /// Passes on the head of a request with `Connection: close` in it: the client's next request comes
