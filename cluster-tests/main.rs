@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod behind_tls;
 mod clients;
+mod concurrent_pushes;
 mod conformance;
 mod dev_command;
 mod freshness;

@@ -1,17 +1,20 @@
 //! Daemons of others, of the test's own: everything they keep is in one directory, and they end
-//! with it. The docker engine and containerd as clients.
+//! with it. The docker engine and containerd as clients, nginx as a proxy with TLS.
 
+use super::cluster::free_port;
 use super::images::must;
 use super::layouts::{Layout, PlatformImage};
 use super::tools::{Tool, debian_version, patiently, said};
 use super::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 struct Daemon {
     child: Child,
@@ -47,6 +50,70 @@ impl Drop for Daemon {
         // It ends its own children, and unmounts.
         let _ = kill_process(pid, Signal::TERM);
         let _ = self.child.wait();
+    }
+}
+
+/// nginx that ends TLS on one port for each region, and tells the registry nothing of it: not the
+/// name that the client used, nor the scheme.
+pub struct TlsProxy {
+    daemon: Daemon,
+    /// One for each target.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl TlsProxy {
+    /// With a certificate for `names`.
+    pub async fn start(targets: &[String], names: &[&str]) -> TlsProxy {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let at = dir.path().display().to_string();
+        let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        let make = ["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=test"];
+        must(
+            Command::new("openssl")
+                .args(make)
+                .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+                .args(["-addext", &format!("subjectAltName={}", names.join(","))])
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+                .args([
+                    "-keyout",
+                    &format!("{at}/key"),
+                    "-out",
+                    &format!("{at}/cert"),
+                ]),
+        );
+        let mut addresses = Vec::new();
+        let mut servers = String::new();
+        for target in targets {
+            let address = free_port(Ipv4Addr::LOCALHOST);
+            addresses.push(address);
+            servers += &format!(
+                "server {{ listen {address} ssl; location / {{ proxy_pass http://{target}; }} }}\n"
+            );
+        }
+        let config = format!(
+            "daemon off; user root; pid {at}/pid; error_log stderr;
+             events {{ worker_connections 768; }}
+             http {{ access_log off; client_max_body_size 0;
+               proxy_request_buffering off; proxy_http_version 1.1;
+               ssl_certificate {at}/cert; ssl_certificate_key {at}/key;
+               client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
+               fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
+               {servers} }}"
+        );
+        let file = dir.path().join("nginx.conf");
+        std::fs::write(&file, config).expect("write config");
+        let mut command = Command::new("nginx");
+        let daemon = Daemon::start(dir, command.args(["-p", "/", "-c"]).arg(file));
+        let what = format!("nginx listens (log: {})", daemon.path("log").display());
+        for address in &addresses {
+            let connect = || async { TcpStream::connect(address).await.ok() };
+            eventually(&what, Duration::from_secs(30), connect).await;
+        }
+        TlsProxy { daemon, addresses }
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.daemon.path("cert")
     }
 }
 
