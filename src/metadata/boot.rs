@@ -43,9 +43,10 @@ impl Metadata {
             {
                 self.end_with_lost_log(&refused.message);
             }
-            if !self.is_announced() {
-                tracing::warn!(?outcome, "the start of this node was not accepted");
+            if self.is_announced() {
+                break;
             }
+            tracing::warn!(?outcome, "the start of this node was not accepted");
             if self.pause_or_stop(Duration::from_secs(1)).await {
                 return;
             }
