@@ -362,6 +362,10 @@ fn media_type(content_type: Option<&str>, wire: &Wire) -> Result<String, Manifes
         (Some(header), Some(body)) if header != body => Err(invalid(format!(
             "Content-Type is {header:?}, mediaType is {body:?}"
         ))),
+        // The same bytes would be of either kind: which depends on who pushes them first.
+        (Some(header @ (DOCKER_IMAGE | DOCKER_LIST)), None) => Err(invalid(format!(
+            "Content-Type is {header:?}, which a manifest must have as its mediaType too"
+        ))),
         (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type.to_owned()),
         (None, None) if wire.config.is_some() && wire.layers.is_some() => Ok(OCI_IMAGE.to_owned()),
         (None, None) if wire.manifests.is_some() => Ok(OCI_INDEX.to_owned()),

@@ -73,12 +73,22 @@ fn an_empty_list_may_be_null_but_not_missing() {
 #[test]
 fn docker_types_are_taken_and_others_are_named_in_the_refusal() {
     let image = json!({"schemaVersion": 2, "config": descriptor('a', 1), "layers": []});
-    assert!(!parse(Some(DOCKER_IMAGE), &image).unwrap().is_index);
-    assert!(
-        parse(Some(DOCKER_LIST), &json!({"manifests": []}))
-            .unwrap()
-            .is_index
-    );
+    let list = json!({"schemaVersion": 2, "manifests": []});
+    for (mut manifest, kind, is_index) in [
+        (image.clone(), DOCKER_IMAGE, false),
+        (list, DOCKER_LIST, true),
+    ] {
+        assert!(parse(None, &manifest).unwrap().media_type != kind);
+        assert!(parse(Some(kind), &manifest).is_err(), "the body says less");
+        manifest["mediaType"] = kind.into();
+        for content_type in [Some(kind), None] {
+            let taken = parse(content_type, &manifest).unwrap();
+            assert_eq!(
+                (taken.media_type.as_str(), taken.is_index),
+                (kind, is_index)
+            );
+        }
+    }
     let refusal = |content_type| parse(Some(content_type), &image).unwrap_err().0;
     assert_eq!(
         refusal("application/vnd.docker.distribution.manifest.v1+prettyjws"),
