@@ -7,6 +7,7 @@
 use super::headers;
 use super::query::PageInvalid;
 use super::route::Refused;
+use crate::oci::AlgorithmInvalid;
 use crate::oci::DigestInvalid;
 use crate::oci::TagInvalid;
 use crate::registry;
@@ -126,13 +127,11 @@ impl From<registry::Error> for Failure {
                 (StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID")
             }
             Error::ManifestInvalid(_) => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
-            Error::TagInvalid(_) => (StatusCode::BAD_REQUEST, "TAG_INVALID"),
             Error::ReferencesUnknown(_) => (StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN"),
-            Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
-            Error::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED"),
-            Error::BlobInUse | Error::Unsupported(_) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED")
+            Error::PreconditionFailed(_) => {
+                (StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED")
             }
+            Error::BlobInUse => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
             Error::Denied(_) => (StatusCode::FORBIDDEN, "DENIED"),
             Error::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
@@ -149,6 +148,8 @@ impl From<registry::Error> for Failure {
                 header::CONTENT_RANGE,
                 headers::value(format!("bytes */{size}")),
             ),
+            // For as long as it is in use.
+            Error::BlobInUse => failure.with(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
             Error::ReferencesUnknown(digests) => failure.with_details(
                 digests
                     .iter()
@@ -192,6 +193,12 @@ impl From<Refused> for Failure {
 
 impl From<DigestInvalid> for Failure {
     fn from(error: DigestInvalid) -> Failure {
+        Failure::bad_request("DIGEST_INVALID", error.to_string())
+    }
+}
+
+impl From<AlgorithmInvalid> for Failure {
+    fn from(error: AlgorithmInvalid) -> Failure {
         Failure::bad_request("DIGEST_INVALID", error.to_string())
     }
 }
@@ -240,16 +247,17 @@ mod tests {
             (Error::UploadOffset { expected: 5 }, 416, "RANGE_INVALID"),
             (Error::RangeNotSatisfiable { size: 5 }, 416, "RANGE_INVALID"),
             (Error::ManifestInvalid("x".into()), 400, "MANIFEST_INVALID"),
-            (Error::TagInvalid("x".into()), 400, "TAG_INVALID"),
             (
                 Error::ReferencesUnknown(vec![]),
                 400,
                 "MANIFEST_BLOB_UNKNOWN",
             ),
-            (Error::TooLarge("x".into()), 413, "SIZE_INVALID"),
-            (Error::PreconditionFailed, 412, "PRECONDITION_FAILED"),
+            (
+                Error::PreconditionFailed("x".into()),
+                412,
+                "PRECONDITION_FAILED",
+            ),
             (Error::BlobInUse, 405, "UNSUPPORTED"),
-            (Error::Unsupported("x".into()), 405, "UNSUPPORTED"),
             (Error::Denied("x".into()), 403, "DENIED"),
             (Error::TooMany("x".into()), 429, "TOOMANYREQUESTS"),
             (Error::Unavailable("x".into()), 503, "UNAVAILABLE"),

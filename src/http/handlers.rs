@@ -46,7 +46,8 @@ pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: In
         Route::GetBlob(name, digest) => get_blob(of(name)?, digest, request).await,
         Route::DeleteBlob(name, digest) => {
             of(name)?.delete_blob(digest, Budget::default()).await?;
-            Ok(empty(StatusCode::ACCEPTED))
+            let accepted = empty(StatusCode::ACCEPTED);
+            Ok(with(accepted, headers::CONTENT_DIGEST, digest.to_string()))
         }
         Route::GetManifest(name, reference) => get_manifest(of(name)?, reference, request).await,
         Route::PutManifest(name, reference) => {
@@ -251,6 +252,11 @@ async fn put_manifest(
             "UNSUPPORTED",
             message,
         ));
+    }
+    if let (Reference::Tag(tag), [_, ..]) = (reference, tags.as_slice()) {
+        let message =
+            format!("?tag= goes with a push by digest, and this one names tag {tag} already");
+        return Err(Failure::bad_request("TAG_INVALID", message));
     }
     let content_type = headers::text(&request.headers, header::CONTENT_TYPE).map(str::to_owned);
     let precondition = precondition(&request.headers);

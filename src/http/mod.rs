@@ -29,11 +29,14 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use body::Incoming;
+use bytes::Bytes;
 use error::Failure;
+use futures_util::stream;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use route::Route;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -96,10 +99,26 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     );
     set.insert(headers::INDEX, headers::value(registry.index_token()));
     set.insert(headers::REQUEST, headers::value(id.to_string()));
-    if method == Method::HEAD && line.status != StatusCode::OK {
-        *response.body_mut() = Body::empty();
+    let has_no_body = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&line.status);
+    if has_no_body || method == Method::HEAD && line.status != StatusCode::OK {
+        leave_out_body(&mut response);
     }
     access::logged(response, line)
+}
+
+/// Its length stays, for HEAD; where there was nothing to leave out there is none (RFC 9110, 8.6).
+fn leave_out_body(response: &mut Response) {
+    match response.body().size_hint().exact() {
+        Some(length) if length > 0 => {
+            let length = HeaderValue::from(length);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length);
+            *response.body_mut() = Body::empty();
+        }
+        // Of a length that axum does not know, or it would write one of 0.
+        _ => *response.body_mut() = Body::from_stream(stream::empty::<io::Result<Bytes>>()),
+    }
 }
 
 /// The body, whose bytes are counted as they come.

@@ -29,14 +29,18 @@ impl Algorithm {
     }
 }
 
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not an algorithm that digests are taken in: sha256 or sha512")]
+pub struct AlgorithmInvalid(pub String);
+
 impl FromStr for Algorithm {
-    type Err = DigestInvalid;
+    type Err = AlgorithmInvalid;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "sha256" => Ok(Algorithm::Sha256),
             "sha512" => Ok(Algorithm::Sha512),
-            _ => Err(DigestInvalid(shorten(text))),
+            _ => Err(AlgorithmInvalid(shorten(text))),
         }
     }
 }

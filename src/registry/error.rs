@@ -27,18 +27,13 @@ pub enum Error {
     RangeNotSatisfiable { size: u64 },
     #[error("{0}")]
     ManifestInvalid(String),
-    #[error("{0}")]
-    TagInvalid(String),
     #[error("blobs or manifests unknown to the repository")]
     ReferencesUnknown(Vec<Digest>),
-    #[error("{0}")]
-    TooLarge(String),
-    #[error("precondition failed")]
-    PreconditionFailed,
-    #[error("a manifest of the repository names this blob")]
+    /// Says what is there instead.
+    #[error("precondition failed: {0}")]
+    PreconditionFailed(String),
+    #[error("a manifest of the repository names this blob; delete that first")]
     BlobInUse,
-    #[error("{0}")]
-    Unsupported(String),
     /// 403: what is not allowed, by what, and what to do.
     #[error("{0}")]
     Denied(String),

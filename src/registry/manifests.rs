@@ -23,7 +23,7 @@ fn precondition(p: Precondition) -> Option<pb::Precondition> {
 
 fn refused(refused: pb::Refused) -> Error {
     match refused.reason() {
-        pb::Reason::PreconditionFailed => Error::PreconditionFailed,
+        pb::Reason::PreconditionFailed => Error::PreconditionFailed(refused.message),
         pb::Reason::ManifestUnknown | pb::Reason::TagUnknown => Error::ManifestUnknown,
         pb::Reason::RepositoryUnknown => Error::RepositoryUnknown,
         pb::Reason::BlobInUse => Error::BlobInUse,
