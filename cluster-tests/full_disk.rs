@@ -11,7 +11,7 @@ use std::path::PathBuf;
 const GIB: u64 = 1 << 30;
 const REPOSITORY: &str = "full/app";
 
-fn free() -> u64 {
+pub fn free() -> u64 {
     let stat = statvfs(std::env::temp_dir()).unwrap();
     stat.f_bavail * stat.f_frsize
 }
@@ -35,7 +35,7 @@ impl Drop for Filler {
 }
 
 /// One region that keeps so much free.
-async fn region(reserve: u64) -> Cluster {
+pub async fn region(reserve: u64) -> Cluster {
     let reserve = reserve.to_string();
     Cluster::start_with(1, &[("ROADSTEAD_TEST__RESERVE", &reserve)]).await
 }

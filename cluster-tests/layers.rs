@@ -1,5 +1,6 @@
 //! Holds `src/` to its structural rules: data flows one way, files stay small and say what they
-//! are for; and the crates that the design fixes stay direct dependencies.
+//! are for; and the crates that the design fixes stay direct dependencies. And the page of the
+//! registry API to the tests that it names.
 //!
 //! Each row of the table names a top-level module and the modules it may use; a module may always
 //! use itself. Change the table only together with docs/architecture.md.
@@ -171,6 +172,59 @@ fn every_message_of_the_protocol_buffers_is_fuzzed() {
         );
     }
     assert!(missing.is_empty(), "no fuzz target decodes {missing:?}");
+}
+
+/// The names of the tests in files under `dir`, each with the file that it is in.
+fn tests_in(dir: &Path) -> HashSet<(String, String)> {
+    let mut files = Vec::new();
+    sources(dir, &mut files);
+    let of_file = |file: &PathBuf| {
+        let text = fs::read_to_string(file).unwrap();
+        let file = file.file_stem().unwrap().to_str().unwrap().to_owned();
+        let names = text
+            .split("\nasync fn ")
+            .skip(1)
+            .map(|rest| rest.split('(').next().unwrap().to_owned());
+        names.map(|name| (file.clone(), name)).collect::<Vec<_>>()
+    };
+    files.iter().flat_map(of_file).collect()
+}
+
+#[test]
+fn the_page_of_the_registry_api_names_its_tests_and_no_others() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/registry-api.md")).unwrap();
+    let is_row = |name: &str| {
+        ["end_", "ext_", "code_"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    let all = tests_in(&root.join("cluster-tests"));
+    let of_api = tests_in(&root.join("cluster-tests/api"));
+    let names = of_api.iter().map(|(_, name)| name.as_str());
+    let rows: HashSet<&str> = names.filter(|name| is_row(name)).collect();
+    let mut named = HashSet::new();
+    let mut broken = Vec::new();
+    let words = page.split('`').skip(1).step_by(2);
+    for word in words.filter(|word| !word.contains(char::is_whitespace)) {
+        match word.split_once("::") {
+            None if is_row(word) => drop(named.insert(word)),
+            Some((file, name)) if !all.contains(&(file.to_owned(), name.to_owned())) => {
+                broken.push(format!("no test {word}"));
+            }
+            _ => {}
+        }
+    }
+    let missing = named.difference(&rows);
+    broken.extend(missing.map(|name| format!("no test {name}")));
+    let untold = rows.difference(&named);
+    broken.extend(untold.map(|name| format!("no row names {name}")));
+    assert!(
+        broken.is_empty(),
+        "docs/registry-api.md: {}",
+        broken.join("\n")
+    );
+    assert!(rows.len() >= 40, "only {rows:?}");
 }
 
 #[test]
