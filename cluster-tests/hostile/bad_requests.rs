@@ -345,8 +345,8 @@ impl Generator {
                 };
                 let at = target.find("sha256:").unwrap_or(target.len());
                 let end = (at + 71).min(target.len());
-                request.target =
-                    format!("{}{digest}{}", &target[..at], &target[end..]).into_bytes();
+                let target = target.as_bytes();
+                request.target = [&target[..at], digest.as_bytes(), &target[end..]].concat();
             }
             2 => {
                 let with = if target.contains('?') { '&' } else { '?' };
