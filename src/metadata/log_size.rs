@@ -6,12 +6,16 @@
 
 use super::Metadata;
 use super::raft_types::TypeConfig;
+use super::snapshot;
 use openraft::alias::LogIdOf;
 use openraft::async_runtime::Instant;
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A snapshot writes the whole state, so the log has to grow by as much as the last one took, too:
+/// what snapshots cost each entry stays the same however large the state is.
 const SNAPSHOT_ENTRIES: u64 = 20_000;
+/// Is enough, whatever the last snapshot took.
 const SNAPSHOT_BYTES: u64 = 256 << 20;
 
 /// Kept for members that are away for a while.
@@ -35,6 +39,7 @@ struct Log {
     applied: u64,
     /// Last index that the newest snapshot covers.
     snapshot: Option<u64>,
+    snapshot_bytes: u64,
     purged: u64,
     kept_bytes: u64,
     /// Lowest matching index of any member, and of the live ones; none when this node does not lead.
@@ -51,8 +56,9 @@ impl Plan {
         }
         self.covered = self.covered.min(log.kept_bytes);
         let entries = log.applied.saturating_sub(log.snapshot.unwrap_or(0));
-        entries >= SNAPSHOT_ENTRIES
-            || (entries > 0 && log.kept_bytes - self.covered >= SNAPSHOT_BYTES)
+        let bytes = log.kept_bytes - self.covered;
+        (entries >= SNAPSHOT_ENTRIES && bytes >= log.snapshot_bytes)
+            || (entries > 0 && bytes >= SNAPSHOT_BYTES)
     }
 }
 
@@ -107,6 +113,7 @@ impl Metadata {
         Log {
             applied: index(&metrics.last_applied),
             snapshot: metrics.snapshot.map(|at| at.index),
+            snapshot_bytes: snapshot::newest_bytes(&self.inner.snapshots),
             purged: index(&metrics.purged),
             kept_bytes,
             lowest: replication.iter().map(matching).min(),
@@ -156,6 +163,24 @@ mod tests {
             snapshot: Some(5_000),
             ..Log::default()
         };
+        assert!(plan.wants_snapshot(&log));
+    }
+
+    #[test]
+    fn many_small_entries_wait_until_they_are_as_much_as_the_last_snapshot() {
+        let mut plan = Plan::default();
+        let mut log = Log {
+            applied: 5_000,
+            snapshot: Some(5_000),
+            snapshot_bytes: 1000,
+            kept_bytes: 100,
+            ..Log::default()
+        };
+        assert!(!plan.wants_snapshot(&log));
+        log.applied = 90_000;
+        log.kept_bytes = 1099;
+        assert!(!plan.wants_snapshot(&log));
+        log.kept_bytes = 1100;
         assert!(plan.wants_snapshot(&log));
     }
 

@@ -255,6 +255,14 @@ pub fn list(dir: &Path) -> io::Result<Vec<SnapshotFile>> {
     Ok(files)
 }
 
+/// Of the newest finished one; 0 when there is none.
+pub fn newest_bytes(dir: &Path) -> u64 {
+    let newest = list(dir).ok().and_then(|files| files.into_iter().next());
+    newest
+        .and_then(|file| std::fs::metadata(file.path).ok())
+        .map_or(0, |file| file.len())
+}
+
 /// Deletes all but the newest, and what a crash left unfinished when `sweep`.
 pub fn keep_newest(dir: &Path, sweep: bool) -> io::Result<()> {
     for old in list(dir)?.into_iter().skip(1) {
