@@ -1,6 +1,6 @@
 //! The engine of the simulation: ordered maps in memory, no threads, and a power cut on demand.
 
-use super::{Batch, Pair};
+use super::{Batch, Pair, is_backwards};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -88,16 +88,6 @@ impl Store {
         Store {
             inner: Arc::new(Mutex::new(inner)),
         }
-    }
-}
-
-fn is_backwards(from: &Bound<&[u8]>, to: &Bound<&[u8]>) -> bool {
-    match (from, to) {
-        (Bound::Included(a), Bound::Included(b)) => a > b,
-        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
-            a >= b
-        }
-        _ => false,
     }
 }
 
