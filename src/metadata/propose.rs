@@ -118,8 +118,7 @@ impl Metadata {
         }
     }
 
-    /// Runs to its end in a task of the node, so that what is under way stays counted when the
-    /// proposer no longer waits.
+    /// Runs to its end, so that what is under way stays counted when the proposer no longer waits.
     pub(super) async fn append(&self, command: pb::Command) -> Proposed {
         let kib = u32::try_from(command.encoded_len() / 1024 + 1).unwrap_or(PROPOSALS_KIB);
         let room = self
@@ -132,23 +131,23 @@ impl Metadata {
             return Proposed::NotLeader(None);
         };
         let raft = self.raft.clone();
-        let write = self.inner.tasks.spawn(async move {
+        let write = self.inner.tasks.to_the_end(async move {
             let written = raft.client_write(command).await;
             drop(room);
             written
         });
         match write.await {
-            Ok(Ok(response)) => {
+            Ok(response) => {
                 let mut outcome = response.data;
                 if outcome.index == 0 {
                     outcome.index = response.log_id.index;
                 }
                 Proposed::Decided(outcome)
             }
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Proposed::NotLeader(forward.leader_id.map(NodeId))
             }
-            Ok(Err(_)) | Err(_) => Proposed::Unknown,
+            Err(_) => Proposed::Unknown,
         }
     }
 

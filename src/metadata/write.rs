@@ -107,14 +107,11 @@ impl Metadata {
 
     /// Proposes, at the leader wherever it is, retrying under one request id across elections,
     /// until the budget ends. The outcome is applied here and, by A9, no fresh node can miss it
-    /// when this returns. Runs in a task of the node: a caller that goes away ends nothing.
+    /// when this returns. A caller that goes away ends nothing.
     pub async fn write(&self, body: Body, budget: Budget) -> Result<pb::Outcome, Error> {
         let me = self.clone();
-        let written = self
-            .inner
-            .tasks
-            .spawn(async move { me.write_to_the_end(body, budget).await });
-        written.await.unwrap_or(Err(Error::Stopping))
+        let write = async move { me.write_to_the_end(body, budget).await };
+        self.inner.tasks.to_the_end(write).await
     }
 
     async fn write_to_the_end(&self, body: Body, budget: Budget) -> Result<pb::Outcome, Error> {

@@ -216,8 +216,7 @@ impl Registry {
         &self,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let done = self.inner.tasks.spawn(work).await;
-        done.unwrap_or_else(|error| Err(Error::internal(error)))
+        self.inner.tasks.to_the_end(work).await
     }
 
     /// A peer took the request and has authorized it. None: the principal's name is not one.
