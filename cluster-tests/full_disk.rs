@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::fs::File;
 use std::path::PathBuf;
 
-const GIB: u64 = 1 << 30;
+pub const GIB: u64 = 1 << 30;
 const REPOSITORY: &str = "full/app";
 
 pub fn free() -> u64 {
@@ -17,10 +17,10 @@ pub fn free() -> u64 {
 }
 
 /// Two GiB of the disk, until it is dropped.
-struct Filler(PathBuf);
+pub struct Filler(PathBuf);
 
 impl Filler {
-    fn new(cluster: &Cluster) -> Filler {
+    pub fn new(cluster: &Cluster) -> Filler {
         let path = cluster.dir().join("filler");
         let file = File::create(&path).unwrap();
         fallocate(file, FallocateFlags::empty(), 0, 2 * GIB).unwrap();

@@ -10,12 +10,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const REPOSITORY: &str = "lazy/app";
-const MIB: usize = 1 << 20;
+pub const REPOSITORY: &str = "lazy/app";
+pub const MIB: usize = 1 << 20;
 
 /// Three regions that copy nothing in the background, and an image with one layer of `size` that
 /// two of them hold. Returns who does, and who does not.
-async fn held_by_two(cluster: &Cluster, image: &Image) -> (usize, usize, usize) {
+pub async fn held_by_two(cluster: &Cluster, image: &Image) -> (usize, usize, usize) {
     assert_eq!(
         cluster
             .client(0)
@@ -39,7 +39,7 @@ async fn held_by_two(cluster: &Cluster, image: &Image) -> (usize, usize, usize) 
     .await
 }
 
-fn blob_file(cluster: &Cluster, i: usize, hex: &str) -> PathBuf {
+pub fn blob_file(cluster: &Cluster, i: usize, hex: &str) -> PathBuf {
     cluster
         .data_dir(i)
         .join("blobs/sha256")
@@ -48,7 +48,7 @@ fn blob_file(cluster: &Cluster, i: usize, hex: &str) -> PathBuf {
 }
 
 /// Other bytes in the place of a blob, whose block checksums fit: only the digest tells.
-fn replace_with_other_bytes(file: &Path, len: usize) {
+pub fn replace_with_other_bytes(file: &Path, len: usize) {
     let bytes = random_bytes(99, len);
     let mut checksums = b"RSBLOCK1".to_vec();
     checksums.extend_from_slice(&(len as u64).to_be_bytes());
@@ -65,7 +65,7 @@ async fn quiet_cluster() -> Cluster {
     Cluster::start_with(3, &[("ROADSTEAD_TEST__REPAIR", "off")]).await
 }
 
-async fn body(client: &Client, image: &Image) -> Result<Bytes, reqwest::Error> {
+pub async fn body(client: &Client, image: &Image) -> Result<Bytes, reqwest::Error> {
     client
         .blob(REPOSITORY, &image.blobs[1].0)
         .await?

@@ -17,6 +17,7 @@ mod hostile;
 mod lazy_fetch;
 mod leader_loss;
 mod operator;
+mod passed_on;
 mod policies;
 mod push_pull;
 mod region_loss;

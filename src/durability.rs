@@ -29,12 +29,17 @@ pub fn volume(path: &Path) -> io::Result<(u64, u64)> {
 
 /// `StorageFull` when the volume of `path` is down to its reserve.
 pub fn check_room(path: &Path, room: Room) -> io::Result<()> {
+    check_room_for(path, room, 0)
+}
+
+/// `StorageFull` when it would be, with so many bytes more on it.
+pub fn check_room_for(path: &Path, room: Room, bytes: u64) -> io::Result<()> {
     let (total, free) = volume(path)?;
     let reserve = std::env::var(TEST_RESERVE)
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| reserve(total));
-    match free >= needed(reserve, room) {
+    match free >= needed(reserve, room).saturating_add(bytes) {
         true => Ok(()),
         false => Err(io::ErrorKind::StorageFull.into()),
     }
@@ -72,6 +77,7 @@ mod tests {
         let reserve = reserve(1 << 40);
         assert!(needed(reserve, Room::Blobs) > needed(reserve, Room::Manifests));
         check_room(Path::new("/"), Room::Manifests).unwrap();
+        assert!(check_room_for(Path::new("/"), Room::Manifests, u64::MAX).is_err());
         assert!(check_room(Path::new("/no/such/place"), Room::Blobs).is_err());
     }
 }

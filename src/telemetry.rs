@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct FetchResult {
-    /// `ok`, `next_holder`, `bad_digest`, `failed`.
+    /// `ok`, `next_holder`, `bad_digest`, `failed`; `passed`: to a reader, and not kept.
     pub result: String,
 }
 
@@ -66,7 +66,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("roadstead");
         let blob_fetches = Family::<FetchResult, Counter>::default();
         // A counter that is scraped as zero before its first event can be alerted on.
-        for result in ["ok", "next_holder", "bad_digest", "failed"] {
+        for result in ["ok", "next_holder", "bad_digest", "failed", "passed"] {
             drop(blob_fetches.get_or_create(&FetchResult {
                 result: result.to_owned(),
             }));

@@ -40,6 +40,8 @@ pub struct Upload {
     reader: Arc<File>,
     pending: Vec<Bytes>,
     pending_len: usize,
+    /// Accepted since the volume was asked for room; also what came in drops, and is written.
+    unchecked: usize,
     state: Option<State>,
     writing: Option<JoinHandle<io::Result<State>>>,
     accepted: u64,
@@ -117,6 +119,11 @@ pub enum FinishError {
 impl Staging {
     pub(super) fn new(dir: PathBuf) -> Staging {
         Staging { dir }
+    }
+
+    /// `StorageFull` when so many bytes more would bring the volume down to its reserve.
+    pub fn check_room_for(&self, bytes: u64) -> io::Result<()> {
+        durability::check_room_for(&self.dir, Room::Blobs, bytes)
     }
 
     /// `StorageFull` when the volume is down to its reserve, here as later on.
@@ -199,6 +206,7 @@ impl Upload {
             reader,
             pending: Vec::new(),
             pending_len: 0,
+            unchecked: 0,
             state: Some(state),
             writing: None,
             accepted: len,
@@ -227,12 +235,16 @@ impl Upload {
     pub async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
         self.accepted += bytes.len() as u64;
         self.pending_len += bytes.len();
+        self.unchecked += bytes.len();
         self.pending.push(bytes);
+        if self.unchecked >= BATCH
+            && let Some(path) = &self.path
+        {
+            durability::check_room(path, Room::Blobs)?;
+            self.unchecked = 0;
+        }
         if self.pending_len >= BATCH {
             self.settle().await?;
-            if let Some(path) = &self.path {
-                durability::check_room(path, Room::Blobs)?;
-            }
             self.start();
         }
         Ok(())
@@ -380,6 +392,24 @@ impl Drop for Staged {
 impl Growing {
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
+    }
+
+    /// Of the first `len` bytes of what is written.
+    pub async fn sum(&self, len: u64, algorithm: Algorithm) -> io::Result<Hasher> {
+        let file = self.file.clone();
+        blocking(move || {
+            let mut hasher = Hasher::new(algorithm);
+            let mut bytes = vec![0; BATCH];
+            let mut at = 0;
+            while at < len {
+                let most = usize::try_from(len - at).unwrap_or(BATCH).min(BATCH);
+                file.read_exact_at(&mut bytes[..most], at)?;
+                hasher.update(&bytes[..most]);
+                at += most as u64;
+            }
+            Ok(hasher)
+        })
+        .await
     }
 
     /// At most `max` bytes at `offset` of what is written.

@@ -1,7 +1,9 @@
 //! A blob that is elsewhere: one fetch per digest however many readers wait, each following the
 //! growing file at its own pace, from any offset; the next holder at the same offset when one
-//! fails; the last 64 KiB held back until the digest is right (design 8.3).
+//! fails; the last 64 KiB held back until the digest is right (design 8.3). What the disk has no
+//! room for is passed on instead, and not kept (passing.rs).
 
+use super::passing::Turns;
 use super::{Error, Registry};
 use crate::blobs::{ByteStream, Growing, Progress};
 use crate::budget::Budget;
@@ -21,10 +23,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Not handed out before the digest of the whole is known to be right.
-const HELD_BACK: u64 = 64 << 10;
+pub(super) const HELD_BACK: u64 = 64 << 10;
 const PIECE: u64 = 256 << 10;
 const ASK: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 
 /// A holder whose bytes were wrong is asked last for so long, unless it proves them good.
 const SUSPECT: Duration = Duration::from_secs(600);
@@ -33,6 +35,7 @@ const SUSPECT: Duration = Duration::from_secs(600);
 pub(super) struct Fetches {
     running: Mutex<HashMap<Digest, Arc<Fetch>>>,
     suspects: Mutex<HashMap<(NodeId, Digest), Instant>>,
+    pub(super) passing: Turns,
 }
 
 impl Fetches {
@@ -65,11 +68,13 @@ pub(super) struct Fetch {
 enum End {
     Running,
     Good,
+    /// The disk of this node has no room for it.
+    Full,
     Failed,
 }
 
 impl Registry {
-    fn count_fetch(&self, result: &str) {
+    pub(super) fn count_fetch(&self, result: &str) {
         self.inner
             .metrics
             .blob_fetches
@@ -93,12 +98,9 @@ impl Registry {
         if let Some(fetch) = find() {
             return Ok(fetch);
         }
-        let upload = self
-            .inner
-            .blobs
-            .staging()
-            .create(digest.algorithm())
-            .await?;
+        let staging = self.inner.blobs.staging();
+        staging.check_room_for(size)?;
+        let upload = staging.create(digest.algorithm()).await?;
         let (source, source_seen) = watch::channel(None);
         let (end, end_seen) = watch::channel(End::Running);
         let fetch = Arc::new(Fetch {
@@ -136,10 +138,10 @@ impl Registry {
             if let Err(error) = &result {
                 tracing::info!(%digest, %error, "a fetch from other regions failed");
             }
-            end.send_replace(if result.is_ok() {
-                End::Good
-            } else {
-                End::Failed
+            end.send_replace(match &result {
+                Ok(()) => End::Good,
+                Err(Error::DiskFull) => End::Full,
+                Err(_) => End::Failed,
             });
             if result.is_ok() {
                 let cached = pb::Cached {
@@ -214,7 +216,7 @@ impl Registry {
     }
 
     /// One of these sent wrong bytes: each is to read its copy again, and is asked last meanwhile.
-    fn suspect(&self, sources: Vec<NodeId>, digest: &Digest) {
+    pub(super) fn suspect(&self, sources: Vec<NodeId>, digest: &Digest) {
         for node in sources {
             self.inner.fetches.suspect(node, digest);
             let (registry, digest) = (self.clone(), digest.clone());
@@ -234,7 +236,7 @@ impl Registry {
 
     /// On record first, counted before hints, nearest first; then whoever says that it has it; and
     /// last those whose bytes were wrong before.
-    async fn holders(&self, digest: &Digest) -> Result<Vec<NodeId>, Error> {
+    pub(super) async fn holders(&self, digest: &Digest) -> Result<Vec<NodeId>, Error> {
         let recorded = self
             .view()
             .blob(digest)?
@@ -277,7 +279,10 @@ impl Registry {
     ) -> Result<(RegionName, ByteStream), Error> {
         let mut held = None;
         loop {
-            let fetch = self.fetch(digest, size).await?;
+            let fetch = match self.fetch(digest, size).await {
+                Err(Error::DiskFull) => return self.pass_on(digest, range, size, budget).await,
+                fetch => fetch?,
+            };
             let mut source = fetch.source.clone();
             let mut end = fetch.end.clone();
             let began = async {
@@ -286,27 +291,67 @@ impl Registry {
                     let mut progress = fetch.growing.progress();
                     let is_over = |now: &Progress| !matches!(now, Progress::Growing { .. });
                     let over = progress.wait_for(is_over).await.ok().map(|now| *now);
-                    if !matches!(over, Some(Progress::Done { .. })) {
-                        return None;
-                    }
+                    return match over {
+                        Some(Progress::Done { .. }) => source.borrow().clone(),
+                        _ => None,
+                    };
                 }
                 tokio::select! {
                     biased;
-                    _ = end.wait_for(|end| *end == End::Failed) => None,
+                    _ = end.wait_for(|end| matches!(end, End::Failed | End::Full)) => None,
                     region = source.wait_for(Option::is_some) => region.ok().and_then(|region| region.clone()),
                 }
             };
             if let Ok(Some(region)) = tokio::time::timeout_at(budget.deadline(), began).await {
-                return Ok((region, follow(fetch, range, size)));
+                return Ok((region, self.follow(fetch, digest, range, size)));
             }
             if budget.is_spent() {
-                return Err(Error::Unavailable(format!(
-                    "the regions that hold {digest} cannot be reached; try again when `roadstead status` shows them up"
-                )));
+                return Err(out_of_reach(digest));
             }
             held.get_or_insert_with(|| self.inner.metrics.hold());
             tokio::time::sleep(PAUSE.min(budget.remaining())).await;
         }
+    }
+
+    /// `range` of a fetch, as it arrives. When the disk gets full on the way the rest is passed on.
+    fn follow(
+        &self,
+        fetch: Arc<Fetch>,
+        digest: &Digest,
+        range: Range<u64>,
+        size: u64,
+    ) -> ByteStream {
+        let (registry, digest) = (self.clone(), digest.clone());
+        let passed: Option<ByteStream> = None;
+        Box::pin(stream::unfold(
+            (range.start, passed),
+            move |(at, mut passed)| {
+                let (registry, digest) = (registry.clone(), digest.clone());
+                let (fetch, range) = (fetch.clone(), range.clone());
+                async move {
+                    if let Some(rest) = &mut passed {
+                        let piece = rest.next().await?;
+                        return Some((piece, (at, passed)));
+                    }
+                    if at >= range.end {
+                        return None;
+                    }
+                    match next_piece(&fetch, at, range.end, size).await {
+                        Ok(piece) => {
+                            let next = at + piece.len() as u64;
+                            Some((Ok(piece), (next, None)))
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                            let rest = registry.pass_rest(&fetch.growing, &digest, at, range, size);
+                            let mut rest = rest.await;
+                            let piece = rest.next().await?;
+                            Some((piece, (at, Some(rest))))
+                        }
+                        Err(error) => Some((Err(error), (range.end, None))),
+                    }
+                }
+            },
+        ))
     }
 
     /// A local copy that proves bad on the way is taken over by another region's, at the same byte.
@@ -365,23 +410,11 @@ impl Registry {
     }
 }
 
-/// `range` of a fetch, as it arrives.
-fn follow(fetch: Arc<Fetch>, range: Range<u64>, size: u64) -> ByteStream {
-    Box::pin(stream::unfold(range.start, move |at| {
-        let (fetch, end_of_range) = (fetch.clone(), range.end);
-        async move {
-            if at >= end_of_range {
-                return None;
-            }
-            match next_piece(&fetch, at, end_of_range, size).await {
-                Ok(piece) => {
-                    let next = at + piece.len() as u64;
-                    Some((Ok(piece), next))
-                }
-                Err(error) => Some((Err(error), end_of_range)),
-            }
-        }
-    }))
+/// Held for as long as a client waits, and still no holder.
+pub(super) fn out_of_reach(digest: &Digest) -> Error {
+    Error::Unavailable(format!(
+        "the regions that hold {digest} cannot be reached; try again when `roadstead status` shows them up"
+    ))
 }
 
 async fn next_piece(
@@ -390,28 +423,27 @@ async fn next_piece(
     end_of_range: u64,
     size: u64,
 ) -> io::Result<bytes::Bytes> {
-    let (mut progress, mut end) = (fetch.growing.progress(), fetch.end.clone());
-    let cut = || io::Error::other("the transfer from another region failed");
+    let mut progress = fetch.growing.progress();
     loop {
         let readable = match *progress.borrow_and_update() {
             Progress::Growing { len } => len.min(size.saturating_sub(HELD_BACK)),
-            // The digest is right; that it is not synced yet does not matter to a reader.
+            // The digest is right; whether it can be kept does not matter to a reader.
             Progress::Done { len } => len,
-            Progress::Failed => return Err(cut()),
+            Progress::Failed => break,
         };
-        if *end.borrow_and_update() == End::Failed {
-            return Err(cut());
-        }
         let upto = readable.min(end_of_range);
         if at < upto {
             let len = usize::try_from((upto - at).min(PIECE)).map_err(io::Error::other)?;
             return fetch.growing.read_at(at, len).await;
         }
-        tokio::select! {
-            changed = progress.changed() => if changed.is_err() {
-                end.wait_for(|end| *end != End::Running).await.map_err(|_| cut())?;
-            },
-            changed = end.changed() => if changed.is_err() { return Err(cut()) },
+        if progress.changed().await.is_err() {
+            break;
         }
     }
+    let mut end = fetch.end.clone();
+    let ended = end.wait_for(|end| *end != End::Running).await;
+    Err(match ended.map(|end| *end) {
+        Ok(End::Full) => io::ErrorKind::StorageFull.into(),
+        _ => io::Error::other("the transfer from another region failed"),
+    })
 }

@@ -15,6 +15,7 @@ mod handing;
 mod inventory;
 mod links;
 mod manifests;
+mod passing;
 mod receipts;
 mod sending;
 mod sessions;
