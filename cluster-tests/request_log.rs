@@ -1,9 +1,11 @@
 //! What an operator finds in the logs when a user quotes the id of a request.
 
-use crate::harness::client::Image;
+use crate::harness::client::{Image, sha256};
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::eventually;
 use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 fn id(answer: &Response) -> String {
@@ -87,4 +89,45 @@ async fn who_is_refused_for_no_fault_of_their_own_can_quote_the_request() {
     let mistaken = client.get("/v2/quote/app/blobs/none").await.unwrap();
     assert_eq!(mistaken.status(), 400);
     assert!(!mistaken.text().await.unwrap().contains("(request"));
+}
+
+/// Naming thousands of blobs is one small request; what it costs the other regions is one each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_thousands_of_unknown_blobs_costs_each_region_one_call() {
+    let debug = ("ROADSTEAD_LOG__LEVEL", "roadstead=debug");
+    let cluster = Cluster::start_with(3, &[debug]).await;
+    let known = Image::small("known elsewhere");
+    let first = cluster.client(0);
+    for (digest, bytes) in &known.blobs {
+        let pushed = first.push_blob("many/app", digest, bytes.clone()).await;
+        assert_eq!(pushed.unwrap(), 201);
+    }
+    let mut manifest: Value = serde_json::from_slice(&known.manifest).unwrap();
+    let layers = manifest["layers"].as_array_mut().unwrap();
+    let unknown: Vec<String> = (0..3000u32)
+        .map(|n| sha256(&n.to_be_bytes()).to_string())
+        .collect();
+    for digest in &unknown {
+        layers.push(json!({"mediaType": "application/octet-stream", "digest": digest, "size": 4}));
+    }
+    let client = cluster.client(2);
+    let put = client.put_manifest("many/app", "v1", manifest.to_string().into());
+    let refused = put.await.unwrap();
+    assert_eq!(refused.status(), 400);
+    let id = id(&refused);
+    let told: Value = refused.json().await.unwrap();
+    let told = told["errors"].as_array().unwrap().iter();
+    let told: BTreeSet<&str> = told
+        .filter_map(|e| e["detail"]["digest"].as_str())
+        .collect();
+    assert!(
+        told.iter()
+            .copied()
+            .eq(unknown.iter().map(String::as_str).collect::<BTreeSet<_>>())
+    );
+    for i in 0..2 {
+        let seen = lines(&cluster, i, &id, "Blobs/Stat").await;
+        let calls = seen.iter().filter(|line| line.contains("Blobs/Stat"));
+        assert_eq!(calls.count(), 1, "{seen:#?}");
+    }
 }

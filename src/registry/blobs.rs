@@ -7,12 +7,16 @@ use crate::oci::{Digest, RepositoryName};
 use crate::proto::peer::v1 as peer;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
+use crate::topology::NodeId;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A blob that nobody knows is asked for no longer than this (A19).
 const ASK: Duration = Duration::from_millis(300);
+/// And of many, so much longer for each.
+const ASK_EACH: Duration = Duration::from_millis(1);
 
 /// What of `size` bytes a range asks for (RFC 9110, 14.1.2).
 fn resolve(spec: Option<RangeSpec>, size: u64) -> Result<Range<u64>, Error> {
@@ -53,27 +57,74 @@ impl Registry {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<u64>, Error> {
-        let view = self.view();
-        if view.is_blob_linked(repository, digest)? {
-            return Ok(view.blob(digest)?.map(|blob| blob.size));
+        let sizes = self.linked_sizes(repository, std::slice::from_ref(digest));
+        Ok(sizes.await?.pop().flatten())
+    }
+
+    /// The same of several, in their order: one call a peer for all that are not known here.
+    pub(super) async fn linked_sizes(
+        &self,
+        repository: &RepositoryName,
+        digests: &[Digest],
+    ) -> Result<Vec<Option<u64>>, Error> {
+        let mut sizes = Vec::new();
+        for digest in digests {
+            let view = self.view();
+            sizes.push(match view.is_blob_linked(repository, digest)? {
+                true => view.blob(digest)?.map(|blob| blob.size),
+                false => self.vouch(repository, digest).await?,
+            });
         }
-        if let Some(size) = self.vouch(repository, digest).await? {
-            return Ok(Some(size));
+        let mut asked = Vec::new();
+        for (at, digest) in digests.iter().enumerate() {
+            if sizes[at].is_none() {
+                asked.push((at, digest.to_string()));
+            }
         }
-        let within = self.ask_within();
-        let asked = self.inner.peers.by_distance().into_iter().map(|node| {
+        if asked.is_empty() {
+            return Ok(sizes);
+        }
+        let names: Vec<String> = asked.iter().map(|(_, name)| name.clone()).collect();
+        let until = Instant::now()
+            + self.ask_within()
+            + ASK_EACH * u32::try_from(names.len()).unwrap_or(u32::MAX);
+        let peers = self.inner.peers.by_distance().into_iter();
+        let answers = peers.map(|node| self.stats_of(node, repository, &names, until));
+        for stats in futures_util::future::join_all(answers).await {
+            for ((at, _), stat) in asked.iter().zip(stats) {
+                if stat.linked && stat.has_file {
+                    sizes[*at].get_or_insert(stat.size);
+                }
+            }
+        }
+        Ok(sizes)
+    }
+
+    /// What a peer says of blobs, in their order, as far as it has answered.
+    async fn stats_of(
+        &self,
+        node: NodeId,
+        repository: &RepositoryName,
+        digests: &[String],
+        until: Instant,
+    ) -> Vec<peer::StatResponse> {
+        let mut stats: Vec<peer::StatResponse> = Vec::new();
+        while let Some((digest, further)) = digests[stats.len()..].split_first() {
             let request = peer::StatRequest {
                 repository: repository.to_string(),
-                digest: digest.to_string(),
+                digest: digest.clone(),
+                further: further.to_vec(),
             };
-            async move { self.inner.peers.stat(node, request, within).await }
-        });
-        let answers = futures_util::future::join_all(asked).await;
-        Ok(answers
-            .into_iter()
-            .flatten()
-            .find(|stat| stat.linked && stat.has_file)
-            .map(|stat| stat.size))
+            let within = until.saturating_duration_since(Instant::now());
+            let Ok(mut stat) = self.inner.peers.stat(node, request, within).await else {
+                break;
+            };
+            let mut more = std::mem::take(&mut stat.further);
+            more.truncate(further.len());
+            stats.push(stat);
+            stats.append(&mut more);
+        }
+        stats
     }
 
     /// How long peers are asked about a blob.
@@ -104,6 +155,7 @@ impl Registry {
             has_file: size.is_some(),
             size: size.unwrap_or(0),
             linked,
+            further: Vec::new(),
         }
     }
 

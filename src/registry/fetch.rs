@@ -259,6 +259,7 @@ impl Registry {
                 let request = peer::StatRequest {
                     repository: String::new(),
                     digest: digest.to_string(),
+                    further: Vec::new(),
                 };
                 let stat = self.inner.peers.stat(node, request, ASK).await;
                 stat.is_ok_and(|stat| stat.has_file).then_some(node)

@@ -8,11 +8,7 @@ use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, RepositoryN
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
 use crate::proto::state::v1::outcome::Result as Outcome;
-use futures_util::{StreamExt, stream};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Blobs of one manifest that are looked for at the same time.
-const ASKED_AT_ONCE: usize = 32;
 
 fn precondition(p: Precondition) -> Option<pb::Precondition> {
     (!p.if_match.is_empty() || !p.if_none_match.is_empty()).then_some(pb::Precondition {
@@ -58,14 +54,12 @@ impl Registry {
         repository: &RepositoryName,
         manifest: &Manifest,
     ) -> Result<(Vec<Descriptor>, Vec<Digest>), Error> {
-        let asked = manifest.blobs.clone().into_iter().map(|blob| async move {
-            let size = self.linked_size(repository, &blob.digest).await;
-            (blob, size)
-        });
-        let mut asked = stream::iter(asked).buffered(ASKED_AT_ONCE);
+        let digests = manifest.blobs.iter().map(|blob| blob.digest.clone());
+        let digests: Vec<Digest> = digests.collect();
+        let sizes = self.linked_sizes(repository, &digests).await?;
         let (mut present, mut absent) = (Vec::new(), Vec::new());
-        while let Some((blob, size)) = asked.next().await {
-            match size? {
+        for (blob, size) in manifest.blobs.iter().cloned().zip(sizes) {
+            match size {
                 None => absent.push(blob.digest),
                 Some(size) if size != blob.size => {
                     return Err(Error::ManifestInvalid(format!(
@@ -76,7 +70,6 @@ impl Registry {
                 Some(_) => present.push(blob),
             }
         }
-        drop(asked);
         if absent.is_empty() || self.view().policy(&repository.into())?.sparse.value {
             return Ok((present, absent));
         }

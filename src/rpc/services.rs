@@ -16,7 +16,7 @@ use crate::topology::NodeId;
 use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Receipts are asked for in one call for all blobs of a manifest: at most its descriptors.
+/// Receipts and links are asked for in one call for all blobs of a manifest: at most its descriptors.
 const MOST_DIGESTS: usize = 8192;
 /// A join that is passed on to the leader.
 const JOIN: Duration = Duration::from_secs(55);
@@ -212,16 +212,7 @@ impl Blobs for BlobsService {
         &self,
         request: Request<pb::ReceiptsRequest>,
     ) -> Result<Response<pb::ReceiptsResponse>, Status> {
-        let digests = request.into_inner().digests;
-        if digests.len() > MOST_DIGESTS {
-            return Err(Status::invalid_argument(format!(
-                "at most {MOST_DIGESTS} digests at once"
-            )));
-        }
-        let digests = digests
-            .iter()
-            .map(|text| digest(text))
-            .collect::<Result<Vec<_>, _>>()?;
+        let digests = digests(&request.into_inner().digests)?;
         let receipts = self.registry.receipts_for(&digests).await;
         Ok(Response::new(pb::ReceiptsResponse { receipts }))
     }
@@ -238,10 +229,13 @@ impl Blobs for BlobsService {
                     .map_err(|error| Status::invalid_argument(error.to_string()))?,
             ),
         };
-        let digest = digest(&request.digest)?;
-        Ok(Response::new(
-            self.registry.local_stat(repository.as_ref(), &digest).await,
-        ))
+        let (digest, further) = (digest(&request.digest)?, digests(&request.further)?);
+        let stat = |digest| self.registry.local_stat(repository.as_ref(), digest);
+        let mut answer = stat(&digest).await;
+        for digest in &further {
+            answer.further.push(stat(digest).await);
+        }
+        Ok(Response::new(answer))
     }
 
     async fn mount(
@@ -277,4 +271,12 @@ impl Blobs for BlobsService {
 fn digest(text: &str) -> Result<Digest, Status> {
     text.parse()
         .map_err(|error: crate::oci::DigestInvalid| Status::invalid_argument(error.to_string()))
+}
+
+fn digests(texts: &[String]) -> Result<Vec<Digest>, Status> {
+    if texts.len() > MOST_DIGESTS {
+        let told = format!("at most {MOST_DIGESTS} digests at once");
+        return Err(Status::invalid_argument(told));
+    }
+    texts.iter().map(|text| digest(text)).collect()
 }
