@@ -43,6 +43,13 @@ async fn digest_of(client: &Client, repository: &str, tag: &str) -> String {
     digest.to_str().unwrap().to_owned()
 }
 
+/// An index of one manifest: its digest and bytes. An index may say of another what it likes.
+fn index_of(digest: &str, size: usize) -> (String, String) {
+    let named = json!([{"mediaType": INDEX, "digest": digest, "size": size}]);
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": named}).to_string();
+    (sha256(index.as_bytes()).to_string(), index)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_released_tag_is_never_moved() {
     let cluster = Cluster::start(3).await;
@@ -115,6 +122,25 @@ async fn a_released_tag_is_never_moved() {
         201,
         "no v, so it moves"
     );
+    // What a released index names stays too, at the end of however many indexes.
+    let third = Image::small("third");
+    assert_eq!(near.push("team/app", "tmp", &third).await.unwrap(), 201);
+    let (inner, inner_bytes) = index_of(&third.digest.to_string(), third.manifest.len());
+    let (outer, outer_bytes) = index_of(&inner, inner_bytes.len());
+    for (reference, bytes) in [(inner.as_str(), inner_bytes), ("v2", outer_bytes)] {
+        let path = format!("/v2/team/app/manifests/{reference}");
+        let put = near
+            .request(Method::PUT, &path)
+            .header("content-type", INDEX);
+        assert_eq!(put.body(bytes).send().await.unwrap().status(), 201);
+    }
+    let far = cluster.client(1);
+    for needed in [&outer, &inner, &third.digest.to_string()] {
+        let (status, body) = delete(&far, "team/app", needed).await;
+        assert_eq!(status, 403, "{needed}: {body}");
+        assert!(body.contains("DENIED") && body.contains("tag v2"), "{body}");
+    }
+    near.pull("team/app", "tmp", &third).await.unwrap();
     assert_eq!(near.push("teams", "v1", &first).await.unwrap(), 201);
     assert_eq!(
         near.push("teams", "v1", &second).await.unwrap(),

@@ -113,6 +113,11 @@ fn put(u: &mut Unstructured) -> Result<pb::PutManifest> {
         bytes: Bytes::copy_from_slice(&[m]),
         tags: some(u, tag)?,
         blobs: blobs.iter().map(of).collect(),
+        children: match m {
+            103 => vec![digest(100).to_string(), digest(102).to_string()],
+            102 => vec![digest(101).to_string()],
+            _ => Vec::new(),
+        },
         subject: if m == 103 {
             digest(100).to_string()
         } else {
@@ -323,7 +328,7 @@ impl Replica {
             seq: *seq,
         });
         pb::Command {
-            version: 2,
+            version: 3,
             request,
             settled: *seq,
             given_up: Vec::new(),

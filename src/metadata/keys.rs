@@ -21,6 +21,7 @@
 //! i NODE DIGEST             the same, by node
 //! w NODE* WANTED?           PlacementRecord of the blobs with this set of counted holders; WANTED is a byte,
 //!                           left out where no prefix asks for copies
+//! e REPOSITORY 0 DIGEST DIGEST manifest, then an index of the repository that names it
 //! z REPOSITORY 0 DIGEST DIGEST blob, then a manifest of the repository that names it and does not link it
 //! s PREFIX                  PolicyRecord
 //! j PREFIX                  CopiesWalkRecord: blobs under it are being counted anew
@@ -172,6 +173,17 @@ pub fn missing(name: &str, blob: &Digest) -> Vec<u8> {
 pub fn missing_in(name: &str, blob: &Digest, manifest: &Digest) -> Vec<u8> {
     let mut key = missing(name, blob);
     push_digest(&mut key, manifest);
+    key
+}
+
+/// Indexes of the repository that name the manifest.
+pub fn indexes(name: &str, manifest: &Digest) -> Vec<u8> {
+    in_repository_digest(b'e', name, manifest)
+}
+
+pub fn index(name: &str, manifest: &Digest, index: &Digest) -> Vec<u8> {
+    let mut key = indexes(name, manifest);
+    push_digest(&mut key, index);
     key
 }
 

@@ -22,6 +22,8 @@ use std::time::Duration;
 pub(super) const VERSION: u32 = 1;
 /// Of pushes that name absent blobs or link later ones, which the first release would misread.
 const VERSION_WITH_ABSENT: u32 = 2;
+/// Of pushes that name manifests: it is noted for each that the index names it.
+const VERSION_WITH_CHILDREN: u32 = 3;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -30,6 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// apply otherwise than this one.
 fn version(body: &Body) -> u32 {
     match body {
+        Body::PutManifest(put) if !put.children.is_empty() => VERSION_WITH_CHILDREN,
         Body::PutManifest(put) if !put.absent.is_empty() || put.again => VERSION_WITH_ABSENT,
         _ => VERSION,
     }
@@ -272,7 +275,12 @@ mod tests {
             again: true,
             ..plain.clone()
         };
+        let index = pb::PutManifest {
+            children: vec!["sha256:…".to_owned()],
+            ..sparse.clone()
+        };
         assert_eq!(version(&Body::PutManifest(plain)), VERSION);
+        assert_eq!(version(&Body::PutManifest(index)), VERSION_WITH_CHILDREN);
         for put in [sparse, again] {
             assert_eq!(version(&Body::PutManifest(put)), VERSION_WITH_ABSENT);
         }

@@ -1,7 +1,8 @@
 //! Manifests, tags, referrers, references and links: a push and a delete, all or nothing (D4).
 //!
 //! What must stay true (I5, I6): a tag names a manifest that its repository holds; a tag that its
-//! policy calls immutable names what it named first, until the policy says otherwise.
+//! policy calls immutable names what it named first, until the policy says otherwise, and so does
+//! what it names through indexes (indexes.rs).
 
 use super::super::keys;
 use super::links::Held;
@@ -25,6 +26,7 @@ struct Push {
     blobs: Vec<(Digest, u64)>,
     /// Of `blobs`.
     absent: BTreeSet<Digest>,
+    children: BTreeSet<Digest>,
     subject: Option<Digest>,
 }
 
@@ -58,8 +60,9 @@ impl Push {
             }
             absent.insert(digest);
         }
+        let mut children = BTreeSet::new();
         for child in &put.children {
-            child.parse::<Digest>().map_err(invalid)?;
+            children.insert(child.parse().map_err(invalid)?);
         }
         Ok(Push {
             repository: put.repository.parse().map_err(invalid)?,
@@ -71,6 +74,7 @@ impl Push {
                 .collect::<Result<_, _>>()?,
             blobs,
             absent,
+            children,
             subject: match put.subject.as_str() {
                 "" => None,
                 subject => Some(subject.parse().map_err(invalid)?),
@@ -90,7 +94,7 @@ fn is_met(precondition: &pb::Precondition, current: Option<&str>) -> bool {
 }
 
 /// Some when the policy keeps the tag at the digest that it names.
-fn is_held(policy: &Effective, tag: &Tag, digest: &str) -> Option<Refusal> {
+pub fn is_held(policy: &Effective, tag: &Tag, digest: &str) -> Option<Refusal> {
     let immutable = &policy.immutable;
     immutable.value.holds(tag).then(|| {
         let from = immutable.from.as_deref().unwrap_or_default();
@@ -113,6 +117,9 @@ impl Apply<'_> {
             Ok(push) => push,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if self.notes_children() && push.children.len() > MAX_NAMES {
+            return Ok(Err(invalid("more than one entry may carry")));
+        }
         let held = keys::repository_manifest(push.repository.as_str(), &push.digest);
         if put.again && !self.tx.has(&held)? {
             let gone = format!("manifest {} was deleted", push.digest);
@@ -175,6 +182,7 @@ impl Apply<'_> {
             digest: &push.digest,
         };
         let taken = self.take_in(&held, record, &push.absent)?;
+        self.note_children(&held, &push.children);
         for (digest, size) in &push.blobs {
             if !taken.links(digest) {
                 continue;
@@ -355,6 +363,9 @@ impl Apply<'_> {
             }
             tags.push(tag);
         }
+        if let Some(refusal) = self.is_kept(&policy, name, &digest)? {
+            return Ok(Err(refusal));
+        }
         for tag in tags {
             if let Some(record) = self.tag_record(name, &tag)? {
                 self.remove_tag(name, &tag, &record)?;
@@ -365,6 +376,7 @@ impl Apply<'_> {
             digest: &digest,
         };
         let record = self.let_go(&held)?;
+        self.forget_children(&held, &record);
         if let Ok(subject) = record.subject.parse::<Digest>() {
             self.tx.delete(keys::referrer(name, &subject, &digest));
         }

@@ -5,6 +5,7 @@
 
 mod copies;
 mod hash;
+mod indexes;
 mod links;
 mod manifests;
 mod nodes;
@@ -27,7 +28,7 @@ use std::io;
 
 /// The newest version of commands that this release reads. It writes the lowest that says what is
 /// meant (`write.rs`), so that nodes of the release before stop only at what they would misread.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// What applying one entry writes, to be written to the state tree at once, alone or with that of
 /// the entries before and after it: the applied record and the new state hash are in it.
@@ -51,6 +52,8 @@ pub enum ApplyError {
 struct Apply<'a> {
     tx: Transaction<'a>,
     index: u64,
+    /// Of the command.
+    version: u32,
     /// The node that proposed the command.
     proposer: NodeId,
     blobs: BTreeSet<Digest>,
@@ -64,6 +67,7 @@ pub fn apply(before: &Pending, entry: &pb::Entry) -> Result<Applied, ApplyError>
     let mut apply = Apply {
         tx: Transaction::new(before),
         index: id.index,
+        version: 0,
         proposer: NodeId(0),
         blobs: BTreeSet::new(),
     };
@@ -132,6 +136,7 @@ impl Apply<'_> {
         let Some(body) = &command.body else {
             return Err(unknown);
         };
+        self.version = command.version;
         if let Body::Tick(tick) = body {
             self.tick(tick)?;
             return Ok(self.outcome(DONE));

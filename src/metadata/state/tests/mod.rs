@@ -9,6 +9,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+mod indexes;
 mod policies;
 mod properties;
 
@@ -91,7 +92,7 @@ impl Replica {
             seq: *seq,
         });
         pb::Command {
-            version: 1,
+            version: COMMAND_VERSION,
             request,
             settled: *seq,
             given_up: Vec::new(),

@@ -3,14 +3,14 @@
 use super::*;
 use crate::policy::Prefix;
 
-fn set(prefix: &str, record: pb::PolicyRecord) -> pb::command::Body {
+pub(super) fn set(prefix: &str, record: pb::PolicyRecord) -> pb::command::Body {
     pb::command::Body::SetPolicy(pb::SetPolicy {
         prefix: prefix.into(),
         set: Some(record),
     })
 }
 
-fn immutable(globs: &str) -> pb::PolicyRecord {
+pub(super) fn immutable(globs: &str) -> pb::PolicyRecord {
     pb::PolicyRecord {
         immutable: Some(globs.into()),
         ..Default::default()
@@ -24,7 +24,7 @@ fn sparse(is_allowed: bool) -> pb::PolicyRecord {
     }
 }
 
-fn unset(prefix: &str, keys: &[&str]) -> pb::command::Body {
+pub(super) fn unset(prefix: &str, keys: &[&str]) -> pb::command::Body {
     pb::command::Body::UnsetPolicy(pb::UnsetPolicy {
         prefix: prefix.into(),
         keys: keys.iter().map(|key| (*key).to_owned()).collect(),
@@ -39,7 +39,7 @@ fn push_without(repository: &str, m: u8, blobs: &[u8], absent: &[u8]) -> pb::Put
     put
 }
 
-fn delete(repository: &str, m: u8) -> pb::command::Body {
+pub(super) fn delete(repository: &str, m: u8) -> pb::command::Body {
     pb::command::Body::DeleteManifest(pb::DeleteManifest {
         repository: repository.into(),
         digest: digest(m).to_string(),

@@ -4,6 +4,21 @@ use super::*;
 use crate::policy::{Prefix, Wanted};
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
+/// Of a manifest of the alphabet, as its digest makes it: an index of an index, and of an image.
+fn children(m: u8) -> Vec<u8> {
+    match m {
+        103 => vec![100, 102],
+        102 => vec![101],
+        _ => Vec::new(),
+    }
+}
+
+fn with_children(mut put: pb::PutManifest, m: u8) -> pb::PutManifest {
+    let named = children(m).into_iter().map(digest);
+    put.children = named.map(|child| child.to_string()).collect();
+    put
+}
+
 fn any_body() -> impl Strategy<Value = pb::command::Body> {
     let repository = || proptest::sample::select(vec!["a", "a/b", "BAD"]);
     let tags = || proptest::sample::subsequence(vec!["v1", "v2", "-bad"], 0..3);
@@ -34,14 +49,14 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
             // A manifest always names the same blobs, as its digest makes it.
             let mut put = push(r, m, &t, &[m - 99, (m - 98) % 4 + 1]);
             if cut { put.receipts.pop(); }
-            self::put(put)
+            self::put(with_children(put, m))
         }),
         2 => (repository(), manifest(), tags(), any::<[bool; 2]>()).prop_map(|(r, m, t, is_absent)| {
             let named = [m - 99, (m - 98) % 4 + 1];
             let mut put = push(r, m, &t, &named);
             put.absent = named.iter().zip(is_absent).filter(|(_, absent)| *absent).map(|(n, _)| digest(*n).to_string()).collect();
             put.receipts.retain(|r| !put.absent.contains(&r.digest));
-            self::put(put)
+            self::put(with_children(put, m))
         }),
         2 => (prefix(), policy()).prop_map(|(p, set)| pb::command::Body::SetPolicy(pb::SetPolicy { prefix: p.into(), set: Some(set) })),
         1 => prefix().prop_map(|p| pb::command::Body::CountCopies(pb::CountCopies { prefix: p.into() })),
@@ -74,6 +89,7 @@ fn check_invariants(replica: &Replica) {
     let mut refs: BTreeMap<Digest, u64> = BTreeMap::new();
     let mut links: BTreeMap<(&str, Digest), u32> = BTreeMap::new();
     let mut wanted: BTreeMap<Digest, BTreeMap<u32, u32>> = BTreeMap::new();
+    let mut indexes = BTreeSet::new();
     for m in 100u8..104 {
         let record = view.manifest_record(&digest(m)).unwrap();
         let blobs: Vec<Digest> = record
@@ -89,6 +105,8 @@ fn check_invariants(replica: &Replica) {
                 continue;
             };
             holding += 1;
+            let named = children(m).into_iter();
+            indexes.extend(named.map(|child| keys::index(repository, &digest(child), &digest(m))));
             let held: pb::RepositoryManifestRecord = decode("record", &bytes).unwrap();
             for blob in &blobs {
                 let missed = view
@@ -112,6 +130,9 @@ fn check_invariants(replica: &Replica) {
             *refs.entry(blob).or_default() += 1;
         }
     }
+    let noted = replica.bytes().into_iter().map(|(key, _)| key.to_vec());
+    let noted: BTreeSet<Vec<u8>> = noted.filter(|key| key.starts_with(b"e")).collect();
+    assert_eq!(noted, indexes, "which indexes name a manifest");
     for repository in ["a", "a/b"] {
         for n in 1..=4 {
             let stored = replica
@@ -186,6 +207,22 @@ fn immutable_tags(replica: &Replica) -> BTreeMap<(&'static str, &'static str), D
     held
 }
 
+/// Manifests that such a tag names, itself or through indexes that are there.
+fn kept(replica: &Replica) -> BTreeSet<(&'static str, u8)> {
+    let view = replica.view();
+    let mut kept = BTreeSet::new();
+    for ((repository, _), named) in immutable_tags(replica) {
+        let mut next: Vec<u8> = (100..104).filter(|m| digest(*m) == named).collect();
+        while let Some(m) = next.pop() {
+            if view.has_manifest(&name(repository), &digest(m)).unwrap() {
+                kept.insert((repository, m));
+                next.extend(children(m));
+            }
+        }
+    }
+    kept
+}
+
 proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(128))]
 
@@ -197,11 +234,15 @@ proptest! {
         let mut replica = Replica::new();
         let mut time = 0;
         for (node, body) in bodies {
-            let held = immutable_tags(&replica);
+            let (held, kept) = (immutable_tags(&replica), kept(&replica));
             replica.by(node, body);
             for ((repository, tag), names) in held {
                 let now = replica.view().tag(&name(repository), &tag.parse().unwrap()).unwrap();
                 assert_eq!(now, Some(names), "{repository}:{tag} is immutable");
+            }
+            for (repository, m) in kept {
+                let is_there = replica.view().has_manifest(&name(repository), &digest(m)).unwrap();
+                assert!(is_there, "{m} of {repository} is part of what is immutable");
             }
             let now = replica.view().log_time_ms().unwrap();
             assert!(now >= time, "I8");
