@@ -446,12 +446,18 @@ async fn what_a_policy_does_not_take_is_refused_with_the_nearest_word_and_change
             assert!(told["error"][field].is_string(), "{told}");
         }
     }
-    let huge = client
-        .request(Method::PUT, "/api/v1/policies/team")
-        .body(vec![b' '; 100 << 10]);
-    assert_eq!(huge.send().await.unwrap().status(), 400);
-    // On a connection of its own: one that sent far too much is closed.
-    let client = cluster.client(0);
+    // However much comes, and whether or not it is looked at, the client sees why it is refused.
+    for (path, status) in [
+        ("policies/team", 400),
+        ("policies/Team", 400),
+        ("none", 404),
+    ] {
+        for size in [100 << 10, 32 << 20] {
+            let path = format!("/api/v1/{path}");
+            let huge = client.request(Method::PUT, &path).body(vec![b' '; size]);
+            assert_eq!(huge.send().await.unwrap().status(), status, "{path} {size}");
+        }
+    }
     assert_eq!(client.json("/api/v1/policies").await.unwrap(), before);
 }
 

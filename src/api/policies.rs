@@ -61,7 +61,6 @@ impl From<io::Error> for Refused {
 }
 
 const BODY_MAX: usize = 16 << 10;
-const DRAINED_MAX: usize = 1 << 20;
 
 type Answer<T> = Result<Json<T>, Refused>;
 type InPath = Result<Path<String>, PathRejection>;
@@ -77,25 +76,18 @@ fn parse_prefix(path: InPath) -> Result<Prefix, Refused> {
     text.parse().map_err(refuse)
 }
 
-/// Read to its end also when it is too long, so that the client sees the refusal.
 async fn read(body: Body) -> Result<Vec<u8>, Refused> {
-    let (mut kept, mut came) = (Vec::new(), 0);
+    let mut all = Vec::new();
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| refuse(format!("the request broke off: {error}")))?;
-        came += piece.len();
-        if came <= BODY_MAX {
-            kept.extend_from_slice(&piece);
-        } else if came > DRAINED_MAX {
-            break;
+        if all.len() + piece.len() > BODY_MAX {
+            let told = format!("more than {BODY_MAX} bytes of keys and values");
+            return Err(refuse(told));
         }
+        all.extend_from_slice(&piece);
     }
-    match came {
-        0..=BODY_MAX => Ok(kept),
-        _ => Err(refuse(format!(
-            "more than {BODY_MAX} bytes of keys and values"
-        ))),
-    }
+    Ok(all)
 }
 
 /// `{"KEY": VALUE, …}`; a number may also be written as text.

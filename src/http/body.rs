@@ -1,7 +1,6 @@
 //! The body of a request on its way in. Bodies are streamed, never collected, save for manifests,
-//! which are bounded. What an early answer leaves unread is read and thrown away, within bounds: a
-//! connection that closes on unread bytes is reset, and the client would see that, not the reason.
-//! How slowly a body may come is the server's to say.
+//! which are bounded. How slowly a body may come, and what becomes of one that an early answer leaves
+//! unread, is the server's to say.
 
 use super::error::Failure;
 use crate::budget::Budget;
@@ -9,15 +8,11 @@ use crate::registry::ByteStream;
 use crate::registry::Error::Unavailable;
 use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use http::StatusCode;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
-
-const DRAINED: usize = 64 << 20;
-const DRAINED_WITHIN: Duration = Duration::from_secs(2);
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// For all of a manifest. The server gives up a client that stops; this is for one that drips.
 const COLLECTED_WITHIN: Duration = Duration::from_secs(120);
@@ -26,10 +21,8 @@ const COLLECTED_WITHIN: Duration = Duration::from_secs(120);
 const SMALL: usize = 64 << 10;
 static LARGE: Semaphore = Semaphore::const_new(32);
 
-/// Shared with the edge, which drains what a handler leaves.
-#[derive(Clone)]
 pub struct Incoming {
-    body: Arc<Mutex<BodyDataStream>>,
+    body: BodyDataStream,
     declared: Option<u64>,
 }
 
@@ -40,24 +33,16 @@ impl Incoming {
     pub fn new(body: Body, declared: Option<u64>) -> Incoming {
         Incoming {
             declared,
-            body: Arc::new(Mutex::new(body.into_data_stream())),
+            body: body.into_data_stream(),
         }
     }
 
-    async fn next(&self) -> Option<io::Result<Bytes>> {
-        let mut body = self.body.lock().await;
-        let piece = body.next().await?;
-        Some(piece.map_err(io::Error::other))
-    }
-
-    pub fn stream(&self) -> ByteStream {
-        Box::pin(stream::unfold(self.clone(), |body| async move {
-            Some((body.next().await?, body))
-        }))
+    pub fn stream(self) -> ByteStream {
+        Box::pin(self.body.map(|piece| piece.map_err(io::Error::other)))
     }
 
     /// The whole body, when it is at most `limit` long.
-    pub async fn collect(&self, limit: usize, budget: Budget) -> Result<(Bytes, Turn), Failure> {
+    pub async fn collect(mut self, limit: usize, budget: Budget) -> Result<(Bytes, Turn), Failure> {
         if self
             .declared
             .is_some_and(|declared| declared > limit as u64)
@@ -74,7 +59,7 @@ impl Incoming {
         };
         let mut all = BytesMut::new();
         let collecting = async {
-            while let Some(piece) = self.next().await {
+            while let Some(piece) = self.body.next().await {
                 let piece = piece.map_err(|error| ended_early(&error))?;
                 if all.len() + piece.len() > limit {
                     return Err(too_large(limit));
@@ -88,20 +73,6 @@ impl Incoming {
             Err(late) => return Err(ended_early(&late)),
         }
         Ok((all.freeze(), turn))
-    }
-
-    /// Not for a client that waits for `100 Continue`: reading is what asks it for the body.
-    pub async fn drain(&self) {
-        let mut drained = 0;
-        let draining = async {
-            while let Some(Ok(piece)) = self.next().await {
-                drained += piece.len();
-                if drained > DRAINED {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(DRAINED_WITHIN, draining).await;
     }
 }
 

@@ -73,18 +73,13 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     };
     let answering = async {
         let answer = match routed {
-            Ok(route) => handlers::handle(&registry, route, &request, body.clone()).await,
+            Ok(route) => handlers::handle(&registry, route, &request, body).await,
             Err(refused) => Err(Failure::from(refused)),
         };
-        let answer = answer.unwrap_or_else(|mut failure| {
+        answer.unwrap_or_else(|mut failure| {
             line.cause = failure.take_cause();
             failure.into_response(id)
-        });
-        let is_refused = answer.status().is_client_error() || answer.status().is_server_error();
-        if is_refused && !request.headers.contains_key(header::EXPECT) {
-            body.drain().await;
-        }
-        answer
+        })
     };
     let mut response = id.serve("client", answering).await;
     line.status = response.status();

@@ -1,6 +1,8 @@
 //! Bodies on their way in and out, watched for clients that keep them waiting. What a socket cannot
 //! show is found here: a handler that waits for bytes that do not come, and an answer over HTTP/2
-//! whose client opens no window for it while the rest of its connection goes on.
+//! whose client opens no window for it while the rest of its connection goes on. What a refusal
+//! leaves unread is read and thrown away, within bounds: a connection that closes on unread bytes is
+//! reset, and the client would see that, not the reason.
 
 use super::patience;
 use super::patience::Patience;
@@ -11,21 +13,28 @@ use bytes::Bytes;
 use http_body::Body as HttpBody;
 use http_body::Frame;
 use http_body::SizeHint;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Of an answer, what HTTP/2 is given at once; it keeps all of it as soon as there is room for one
 /// byte. Of the last piece nobody sees whether it is taken, so that one is small.
 const PIECE: usize = 32 << 10;
 const LAST_PIECE: usize = 1 << 10;
+
+/// Of a body whose request is refused.
+const DRAINED: usize = 64 << 20;
+const DRAINED_WITHIN: Duration = Duration::from_secs(2);
 
 tokio::task_local! {
     /// Of the answer that the task at hand sends over HTTP/2.
@@ -136,6 +145,54 @@ impl HttpBody for Sent {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+/// A body in the hands of a handler. What the handler leaves can still be read.
+#[derive(Clone)]
+pub struct Lent(Arc<Mutex<Sent>>);
+
+impl Lent {
+    pub fn new(sent: Sent) -> Lent {
+        Lent(Arc::new(Mutex::new(sent)))
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.0.lock().expect("no panic while held")
+    }
+
+    /// Not for a client that waits for `100 Continue`: reading is what asks it for the body.
+    pub async fn drain(mut self) {
+        let mut drained = 0;
+        let draining = async {
+            while let Some(Ok(frame)) = self.frame().await {
+                drained += frame.data_ref().map_or(0, Bytes::len);
+                if drained > DRAINED {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DRAINED_WITHIN, draining).await;
+    }
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut *self.sent()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.sent().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.sent().size_hint()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::Connection;
 use super::body::Given;
+use super::body::Lent;
 use super::body::Sent;
 use super::body::Streams;
 use super::socket::Socket;
@@ -13,6 +14,7 @@ use http::Response;
 use http::StatusCode;
 use http::Version;
 use http::header::CONTENT_LENGTH;
+use http::header::EXPECT;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -173,8 +175,15 @@ async fn answer(
         false => None,
     };
     request.extensions_mut().insert(Client(connection.client));
-    let request = request.map(|sent| Body::new(Sent::new(sent)));
+    let is_asked_for = request.headers().contains_key(EXPECT);
+    let (head, sent) = request.into_parts();
+    let lent = Lent::new(Sent::new(sent));
+    let request = Request::from_parts(head, Body::new(lent.clone()));
     let Ok(response) = router.call(request).await;
+    let is_refused = response.status().is_client_error() || response.status().is_server_error();
+    if is_refused && !is_asked_for {
+        lent.drain().await;
+    }
     let (head, body) = response.into_parts();
     let declared = head.headers.get(CONTENT_LENGTH);
     let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());

@@ -170,6 +170,21 @@ async fn a_head_that_has_begun_must_end_soon() {
     }
 }
 
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending_and_the_connection_goes_on() {
+    let refusing = || async { (http::StatusCode::BAD_REQUEST, "for a reason") };
+    let mut stream = connect(axum::Router::new().fallback(refusing), 64 << 10);
+    for _ in 0..2 {
+        let head = format!(
+            "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+            8 << 20
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; 8 << 20]).await.unwrap();
+        read_until(&mut stream, b"for a reason").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_drips_is_given_up_and_one_that_is_slow_is_not() {
     for (bytes, pause, is_taken) in [(1, 50, false), (0, 50, false), (8 << 10, 7, true)] {
