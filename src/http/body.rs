@@ -41,8 +41,13 @@ impl Incoming {
         Box::pin(self.body.map(|piece| piece.map_err(io::Error::other)))
     }
 
-    /// The whole body, when it is at most `limit` long.
-    pub async fn collect(mut self, limit: usize, budget: Budget) -> Result<(Bytes, Turn), Failure> {
+    /// The whole body, when it is at most `limit` long; and what is left of the budget, of which the
+    /// time that the client takes to send it is no part.
+    pub async fn collect(
+        mut self,
+        limit: usize,
+        budget: Budget,
+    ) -> Result<(Bytes, Turn, Budget), Failure> {
         if self
             .declared
             .is_some_and(|declared| declared > limit as u64)
@@ -57,6 +62,7 @@ impl Incoming {
                 Some(turn.ok().and_then(Result::ok).ok_or_else(busy)?)
             }
         };
+        let left = budget.remaining();
         let mut all = BytesMut::new();
         let collecting = async {
             while let Some(piece) = self.body.next().await {
@@ -72,7 +78,7 @@ impl Incoming {
             Ok(collected) => collected?,
             Err(late) => return Err(ended_early(&late)),
         }
-        Ok((all.freeze(), turn))
+        Ok((all.freeze(), turn, Budget::new(left)))
     }
 }
 
@@ -83,4 +89,46 @@ fn too_large(limit: usize) -> Failure {
 
 fn ended_early(why: &dyn std::error::Error) -> Failure {
     Failure::bad_request("SIZE_INVALID", format!("the body ended early: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use tokio::time::{Instant, sleep};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_all_of_its_turns_on_one_budget() {
+        let large = vec![7; SMALL + 1];
+        let body = |sent: Duration| {
+            let piece = Bytes::from(large.clone());
+            let pieces = stream::once(async move {
+                sleep(sent).await;
+                Ok::<_, io::Error>(piece)
+            });
+            Incoming::new(Body::from_stream(pieces), Some(SMALL as u64 + 1))
+        };
+        let second = Duration::from_secs(1);
+        let all = LARGE.acquire_many(32).await.unwrap();
+        let others = async {
+            sleep(second * 20).await;
+            drop(all);
+        };
+        let collecting = body(second * 50).collect(1 << 20, Budget::new(second * 30));
+        let (collected, ()) = tokio::join!(collecting, others);
+        let Ok((bytes, _turn, left)) = collected else {
+            panic!("a turn within the budget");
+        };
+        assert_eq!(bytes, large);
+        let left = left.remaining();
+        assert!(left > second * 9 && left <= second * 10, "{left:?}");
+
+        let _all = LARGE.acquire_many(31).await.unwrap();
+        let began = Instant::now();
+        let late = body(second)
+            .collect(1 << 20, Budget::new(second * 30))
+            .await;
+        assert!(late.is_err());
+        assert_eq!(began.elapsed().as_secs(), 30);
+    }
 }

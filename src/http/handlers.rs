@@ -260,7 +260,7 @@ async fn put_manifest(
     }
     let content_type = headers::text(&request.headers, header::CONTENT_TYPE).map(str::to_owned);
     let precondition = precondition(&request.headers);
-    let (bytes, _turn) = body.collect(MANIFEST_MAX, Budget::default()).await?;
+    let (bytes, _turn, budget) = body.collect(MANIFEST_MAX, Budget::default()).await?;
     let asked = !tags.is_empty();
     let put = PutManifest {
         reference: reference.clone(),
@@ -269,7 +269,7 @@ async fn put_manifest(
         bytes,
         precondition,
     };
-    let done = repository.put_manifest(put, Budget::default()).await?;
+    let done = repository.put_manifest(put, budget).await?;
     let location = format!("/v2/{}/manifests/{}", repository.name(), done.digest);
     let mut response = with(empty(StatusCode::CREATED), header::LOCATION, location);
     response = with(response, headers::CONTENT_DIGEST, done.digest.to_string());
