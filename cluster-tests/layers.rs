@@ -20,6 +20,7 @@ const GROUND: &[&str] = &[
     "policy",
     "proto",
     "spelling",
+    "stderr",
     "request_id",
     "tasks",
     "telemetry",

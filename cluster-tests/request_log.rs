@@ -3,9 +3,14 @@
 use crate::harness::client::{Image, sha256};
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::eventually;
+use futures_util::{StreamExt, stream};
 use reqwest::{Method, Response};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 fn id(answer: &Response) -> String {
@@ -129,5 +134,75 @@ async fn a_manifest_of_thousands_of_unknown_blobs_costs_each_region_one_call() {
         let seen = lines(&cluster, i, &id, "Blobs/Stat").await;
         let calls = seen.iter().filter(|line| line.contains("Blobs/Stat"));
         assert_eq!(calls.count(), 1, "{seen:#?}");
+    }
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A collector that hangs, with its pipe full: more than 64 KiB of lines, and more than a node keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_log_that_is_stuck_stops_no_request_and_no_end() {
+    const PULLS: usize = 4000;
+    let mut cluster = Cluster::start(1).await;
+    let (repository, tag) = (format!("log/{}", "a".repeat(90)), "v".repeat(128));
+    let image = Image::small("stuck");
+    let client = cluster.client(0);
+    assert_eq!(client.push(&repository, &tag, &image).await.unwrap(), 201);
+    cluster.stop(0);
+    for is_read_later in [true, false] {
+        let mut command = cluster.command(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut node = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
+        let pipe = node.0.stderr.take().unwrap();
+        let limit = Duration::from_secs(30);
+        eventually("it takes pushes", limit, || async {
+            let health = client.get("/healthz?for=pushes").await.ok()?;
+            (health.status() == 200).then_some(())
+        })
+        .await;
+        let pulls = stream::iter(0..PULLS).map(|_| async {
+            let pull = client.manifest(&repository, &tag);
+            let pulled = tokio::time::timeout(Duration::from_secs(10), pull).await;
+            pulled.expect("an answer").unwrap().status()
+        });
+        let pulls: Vec<_> = pulls.buffer_unordered(16).collect().await;
+        assert!(pulls.iter().all(|status| *status == 200));
+        assert_eq!(client.push(&repository, "next", &image).await.unwrap(), 201);
+
+        let (read, is_read) = mpsc::channel();
+        let mut pipe = Some(pipe);
+        if is_read_later {
+            let lines = BufReader::new(pipe.take().unwrap()).lines();
+            let reading = move || {
+                lines
+                    .map_while(Result::ok)
+                    .all(|line| read.send(line).is_ok())
+            };
+            std::thread::spawn(reading);
+            let mut requests = 0;
+            let dropped: usize = loop {
+                let line = is_read.recv_timeout(limit).expect("another line");
+                requests += usize::from(line.contains(": request "));
+                if let Some((_, dropped)) = line.split_once("did not keep up lines=") {
+                    break dropped.trim().parse().unwrap();
+                }
+            };
+            assert!(dropped > 0 && requests > 100);
+            assert!(requests + dropped >= PULLS, "{requests} and {dropped}");
+        }
+        let pid = Pid::from_raw(i32::try_from(node.0.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        let node = std::sync::Mutex::new(node);
+        let ended = || async { node.lock().unwrap().0.try_wait().unwrap() };
+        let ended = eventually("it ends", limit, ended).await;
+        assert!(ended.success());
+        drop(pipe);
     }
 }

@@ -3,6 +3,7 @@
 //! verifies what is on disk. And a reserve of free space, so that a full disk refuses pushes before
 //! it stops Raft's log (A14).
 
+use crate::stderr;
 use std::io;
 use std::path::Path;
 
@@ -63,7 +64,7 @@ pub fn sync_failed(what: &str, error: &io::Error) -> ! {
         %error,
         "a sync to disk failed: this process stops, since what it wrote may be lost; check the disk, then start it again"
     );
-    std::process::abort()
+    stderr::abort()
 }
 
 #[cfg(test)]

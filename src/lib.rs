@@ -46,6 +46,7 @@ pub mod request_id;
 pub mod rpc;
 pub mod server;
 pub mod spelling;
+pub mod stderr;
 pub mod tasks;
 pub mod telemetry;
 pub mod topology;

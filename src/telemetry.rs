@@ -1,11 +1,13 @@
 //! Every metric, in one place, and the logs. No global: each node has its own registry, so that
 //! several nodes can live in one process (the simulation).
 
+use crate::stderr;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::io;
 use std::sync::Arc;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -27,7 +29,7 @@ pub struct QuestionKind {
 }
 
 /// Sends the logs of this process to stderr. Once a process: a second call changes nothing.
-pub fn log_to_stderr(level: &str, json: bool) {
+pub fn log_to_stderr(level: &str, json: bool) -> io::Result<()> {
     // What the libraries have to say below a warning is of no use to an operator.
     let quiet = "openraft=error,sled=warn,hyper=warn,h2=warn,tower=warn,reqwest=warn,rustls=warn";
     let filter = if level.contains('=') {
@@ -35,16 +37,23 @@ pub fn log_to_stderr(level: &str, json: bool) {
     } else {
         format!("{level},{quiet}")
     };
+    let lines = stderr::lines(|dropped| {
+        tracing::warn!(
+            lines = dropped,
+            "lines of the log were dropped: whoever reads it did not keep up"
+        );
+    })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+        .with_writer(move || lines.clone());
     // An error means that a subscriber is set, which then stays.
     let _ = if json {
         logs.json().flatten_event(true).try_init()
     } else {
-        logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        logs.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
             .try_init()
     };
+    Ok(())
 }
 
 /// Cheap to clone: each part keeps its own handle.

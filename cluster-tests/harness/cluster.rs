@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     /// The arguments with which region `i` runs.
-    fn command(&self, i: usize) -> Command {
+    pub fn command(&self, i: usize) -> Command {
         let node = &self.nodes[i];
         let mut command = Command::new(ROADSTEAD);
         command

@@ -8,6 +8,7 @@ use crate::config::Problem;
 use crate::config::Profile;
 use crate::config::limits;
 use crate::node;
+use crate::stderr;
 use crate::telemetry;
 use crate::topology::RegionName;
 use crate::topology::Role;
@@ -59,12 +60,15 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = configure(args, std::env::vars_os())?;
-    telemetry::log_to_stderr(&config.log.level, config.log.json);
+    telemetry::log_to_stderr(&config.log.level, config.log.json)
+        .map_err(|error| Failure::failed("start the thread that writes the log", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::failed("start the runtime", &error))?;
-    runtime.block_on(node::run(config)).map_err(|error| {
+    let ended = runtime.block_on(node::run(config));
+    stderr::flush();
+    ended.map_err(|error| {
         let message = chain(&error);
         if error.is_refusal() {
             Failure::refused(message, error.next())

@@ -7,6 +7,7 @@ use super::write::Ticket;
 use crate::budget::Budget;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
+use crate::stderr;
 use std::time::Duration;
 
 /// Long enough to be for ever: the announcement keeps one request id, however long a leader is away.
@@ -71,7 +72,7 @@ impl Metadata {
             "the metadata store of this node is damaged: it lost entries that it had acknowledged; the cluster has \
              all of it: move the data directory aside, remove this node from the cluster, and rejoin under a new id"
         );
-        std::process::exit(1);
+        stderr::exit(1);
     }
 
     /// True when the node is stopping.
@@ -100,7 +101,7 @@ impl Metadata {
                 "a later start of this node is known: a copy of its data directory runs or ran elsewhere; \
                  stop one of the two, and join it again with an empty data directory"
             );
-            std::process::exit(1);
+            stderr::exit(1);
         }
         known == identity.boot()
     }

@@ -3,6 +3,7 @@
 
 use super::Metadata;
 use super::raft_types::TypeConfig;
+use crate::stderr;
 use crate::topology::NodeId;
 use openraft::RaftMetrics;
 use openraft::async_runtime::WatchReceiver;
@@ -114,7 +115,7 @@ impl Metadata {
                 error = error as &dyn std::error::Error,
                 "Raft has ended, so this process does too; the error says what to repair before it is started again"
             );
-            std::process::exit(1);
+            stderr::exit(1);
         }
     }
 }
