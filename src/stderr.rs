@@ -178,6 +178,10 @@ mod tests {
         let lines = Lines::start(reader, move |dropped| told.send(dropped).unwrap()).unwrap();
         let line = |n: u64| format!("{n:0>1023}\n").into_bytes();
         lines.push(b"the first\n");
+        // Its reader is stuck from here on.
+        while !lines.waiting().is_writing {
+            std::thread::yield_now();
+        }
         for n in 0..3000 {
             lines.push(&line(n));
         }
