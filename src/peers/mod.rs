@@ -171,6 +171,7 @@ struct Known {
     address: String,
     round_trip: Option<Duration>,
     heard_at: Option<Instant>,
+    known_at: Instant,
 }
 
 #[derive(Clone)]
@@ -257,6 +258,7 @@ impl Peers {
                     address,
                     round_trip: None,
                     heard_at: None,
+                    known_at: Instant::now(),
                 },
             );
         }
@@ -281,6 +283,14 @@ impl Peers {
     pub fn is_reachable(&self, node: NodeId) -> bool {
         let known = self.inner.known.read().expect("no panic while held");
         known.get(&node).is_some_and(is_recent)
+    }
+
+    /// The same, and of one that there was no time to hear from yet: this node has just started.
+    pub fn is_worth_a_try(&self, node: NodeId) -> bool {
+        let known = self.inner.known.read().expect("no panic while held");
+        known.get(&node).is_some_and(|known| {
+            is_recent(known) || known.heard_at.is_none() && known.known_at.elapsed() < REACHABLE
+        })
     }
 
     /// Known nodes but this one: nearest first, unreachable ones last.

@@ -207,13 +207,13 @@ impl Registry {
         Ok(counts.map(|node| (node.id, node.region)).collect())
     }
 
-    /// The nearest node that answers of a region that has not been tried; claims the region.
+    /// The nearest node that answers, or may, of a region that has not been tried; claims the region.
     fn claim_receiver(&self, tried: &Mutex<BTreeSet<RegionName>>) -> io::Result<Option<NodeId>> {
         let countable = self.countable()?;
         let mut tried = tried.lock().expect("no panic while held");
         for node in self.inner.peers.by_distance() {
             if let Some(region) = countable.get(&node)
-                && self.inner.peers.is_reachable(node)
+                && self.inner.peers.is_worth_a_try(node)
                 && region != self.region()
                 && tried.insert(region.clone())
             {
