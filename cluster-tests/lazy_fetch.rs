@@ -268,31 +268,40 @@ async fn bytes_that_no_reachable_region_has_are_503_and_not_404() {
 }
 
 /// A small blob is held back whole until its digest is known, a large one all but its end.
+/// The holder that can be reached has other bytes than it should, and the good one comes back when
+/// that is found out: meanwhile `without` pulls, and gets the right bytes or an end that shows.
+pub async fn a_bad_copy_is_found_out(
+    cluster: &mut Cluster,
+    image: &Image,
+    [good, bad, without]: [usize; 3],
+) {
+    let (digest, bytes) = &image.blobs[1];
+    let file = blob_file(cluster, bad, digest.hex());
+    replace_with_other_bytes(&file, bytes.len());
+    cluster.kill(good);
+    let client = cluster.client(without);
+    let mend = async {
+        let gone = || async { (!file.exists()).then_some(()) };
+        let limit = Duration::from_secs(20);
+        eventually("the bad copy is out of the way", limit, gone).await;
+        cluster.run(good);
+    };
+    let (pulled, ()) = tokio::join!(body(&client, image), mend);
+    if bytes.len() > MIB {
+        assert!(pulled.is_err(), "wrong bytes began to come, and were cut");
+        assert!(body(&client, image).await.unwrap() == *bytes, "other bytes");
+    } else {
+        assert!(pulled.unwrap() == *bytes, "other bytes");
+    }
+}
+
 #[tokio::test]
 async fn a_holder_that_sends_wrong_bytes_is_found_out_and_the_next_one_is_asked() {
     for len in [1000, 8 * MIB] {
         let mut cluster = quiet_cluster().await;
         let image = Image::new("wrong bytes", vec![random_bytes(7, len)]);
         let (good, bad, without) = held_by_two(&cluster, &image).await;
-        let hex = image.blobs[1].0.hex().to_owned();
-        let file = blob_file(&cluster, bad, &hex);
-        replace_with_other_bytes(&file, len);
-        cluster.kill(good);
-        let client = cluster.client(without);
-        let mend = async {
-            let gone = || async { (!file.exists()).then_some(()) };
-            let limit = Duration::from_secs(20);
-            eventually("the bad copy is out of the way", limit, gone).await;
-            cluster.run(good);
-        };
-        let (pulled, ()) = tokio::join!(body(&client, &image), mend);
-        if len > MIB {
-            assert!(pulled.is_err(), "wrong bytes began to come, and were cut");
-            let again = body(&cluster.client(without), &image).await;
-            assert!(again.unwrap() == image.blobs[1].1, "other bytes");
-        } else {
-            assert!(pulled.unwrap() == image.blobs[1].1, "other bytes");
-        }
+        a_bad_copy_is_found_out(&mut cluster, &image, [good, bad, without]).await;
         // Whoever had the bad copy says so, and the cluster counts one holder less until it fetches.
         let bad_client = cluster.client(bad);
         assert!(body(&bad_client, &image).await.unwrap() == image.blobs[1].1);

@@ -5,7 +5,7 @@ use crate::full_disk::{Filler, GIB, free};
 use crate::harness::client::{Client, Image, random_bytes};
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::eventually;
-use crate::lazy_fetch::{MIB, REPOSITORY, blob_file, body, held_by_two, replace_with_other_bytes};
+use crate::lazy_fetch::{MIB, REPOSITORY, a_bad_copy_is_found_out, blob_file, held_by_two};
 use futures_util::StreamExt;
 use reqwest::Method;
 use std::time::Duration;
@@ -138,24 +138,8 @@ async fn wrong_bytes_through_a_full_disk_never_look_like_a_whole_blob() {
         let mut cluster = nearly_full().await;
         let image = Image::new("wrong bytes", vec![random_bytes(7, len)]);
         let (good, bad, without) = held_by_two(&cluster, &image).await;
-        let file = blob_file(&cluster, bad, image.blobs[1].0.hex());
-        replace_with_other_bytes(&file, len);
-        cluster.kill(good);
-        let client = cluster.client(without);
+        let holders = [good, bad, without];
         let _filler = Filler::new(&cluster);
-        let mend = async {
-            let gone = || async { (!file.exists()).then_some(()) };
-            let limit = Duration::from_secs(20);
-            eventually("the bad copy is out of the way", limit, gone).await;
-            cluster.run(good);
-        };
-        let (pulled, ()) = tokio::join!(body(&client, &image), mend);
-        if len > MIB {
-            assert!(pulled.is_err(), "wrong bytes began to come, and were cut");
-            let again = body(&client, &image).await;
-            assert!(again.unwrap() == image.blobs[1].1, "other bytes");
-        } else {
-            assert!(pulled.unwrap() == image.blobs[1].1, "other bytes");
-        }
+        a_bad_copy_is_found_out(&mut cluster, &image, holders).await;
     }
 }
