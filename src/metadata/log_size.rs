@@ -52,7 +52,7 @@ impl Plan {
     fn wants_snapshot(&mut self, log: &Log) -> bool {
         if self.snapshot != log.snapshot {
             self.snapshot = log.snapshot;
-            self.covered = log.kept_bytes;
+            self.covered = covered(log);
         }
         self.covered = self.covered.min(log.kept_bytes);
         let entries = log.applied.saturating_sub(log.snapshot.unwrap_or(0));
@@ -60,6 +60,15 @@ impl Plan {
         (entries >= SNAPSHOT_ENTRIES && bytes >= log.snapshot_bytes)
             || (entries > 0 && bytes >= SNAPSHOT_BYTES)
     }
+}
+
+/// Bytes of the kept log that the snapshot covers, by its share of the entries: after a start nobody
+/// knows better, and a node that restarts often must not begin to count anew each time.
+fn covered(log: &Log) -> u64 {
+    let upto = |index: u64| u128::from(index.saturating_sub(log.purged));
+    let (covered, kept) = (upto(log.snapshot.unwrap_or(0)), upto(log.applied).max(1));
+    let bytes = u128::from(log.kept_bytes) * covered.min(kept) / kept;
+    u64::try_from(bytes).unwrap_or(log.kept_bytes)
 }
 
 /// The index up to which to purge, if that is more than was purged.
@@ -182,6 +191,24 @@ mod tests {
         assert!(!plan.wants_snapshot(&log));
         log.kept_bytes = 1100;
         assert!(plan.wants_snapshot(&log));
+    }
+
+    #[test]
+    fn a_restart_does_not_forget_how_much_came_since_the_snapshot() {
+        let log = Log {
+            applied: 90_000,
+            snapshot: Some(30_000),
+            snapshot_bytes: 500,
+            purged: 10_000,
+            kept_bytes: 800,
+            ..Log::default()
+        };
+        assert!(Plan::default().wants_snapshot(&log), "600 bytes since");
+        let more = Log {
+            snapshot_bytes: 601,
+            ..log
+        };
+        assert!(!Plan::default().wants_snapshot(&more));
     }
 
     #[test]

@@ -40,6 +40,10 @@ async fn a_call_that_surely_did_not_happen_is_told_from_one_that_may_have() {
         "no answer"
     );
     assert!(!peers.is_reachable(PEER));
+    assert!(
+        peers.is_worth_a_try(PEER),
+        "there was no time to hear from it"
+    );
     drop(listener);
 
     let free = TcpListener::bind("127.0.0.1:0")
