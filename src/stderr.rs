@@ -2,7 +2,8 @@
 //! or stuck, and a request must not wait for that.
 //!
 //! What must stay true: nobody who writes a line waits; lines are dropped whole, when too many wait
-//! already, and it is told how many they were; who ends the process waits a little for what is left.
+//! already, and it is told how many they were; who ends the process waits a little for what is left,
+//! and has the last word: what other threads say meanwhile would hide why it ended.
 
 use std::io;
 use std::io::Write;
@@ -40,6 +41,7 @@ struct Waiting {
     bytes: Vec<u8>,
     dropped: u64,
     is_writing: bool,
+    is_ending: bool,
 }
 
 /// Those of this process. `tell` says, in a line, how many were dropped. A second call gives what
@@ -59,15 +61,19 @@ pub fn flush() {
     }
 }
 
-/// Ends the process, with its last lines written.
+/// Ends the process, with its last lines written: those of before.
 pub fn exit(code: i32) -> ! {
-    flush();
+    if let Some(lines) = STDERR.get() {
+        lines.end();
+        lines.flush(LAST_LINES);
+    }
     std::process::exit(code)
 }
 
 /// Ends the process as it is, with its last lines written when that takes no time.
 pub fn abort() -> ! {
     if let Some(lines) = STDERR.get() {
+        lines.end();
         lines.flush(AT_ONCE);
     }
     std::process::abort()
@@ -112,12 +118,20 @@ impl Lines {
 
     fn push(&self, line: &[u8]) {
         let mut waiting = self.waiting();
+        if waiting.is_ending {
+            return;
+        }
         if waiting.bytes.len() + line.len() > MOST {
             waiting.dropped += 1;
             return;
         }
         waiting.bytes.extend_from_slice(line);
         self.queue.changed.notify_all();
+    }
+
+    /// Takes no more lines.
+    fn end(&self) {
+        self.waiting().is_ending = true;
     }
 
     fn flush(&self, within: Duration) {
@@ -202,6 +216,8 @@ mod tests {
 
         lines.push(b"the last\n");
         allow.send(()).unwrap();
+        lines.end();
+        lines.push(b"after the end\n");
         lines.flush(Duration::from_secs(60));
         assert!(read.lock().unwrap().ends_with(b"the last\n"));
     }
