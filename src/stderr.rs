@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Bytes that wait; as much again may be on its way.
 const MOST: usize = 1 << 20;
+/// What a line waits for others: on a busy node a thread is woken for many of them, and not for each.
+const GATHER: Duration = Duration::from_millis(5);
 /// What the end of a process waits for whoever reads its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
 /// The same, where every moment that the process goes on may do harm.
@@ -41,6 +43,8 @@ struct Waiting {
     bytes: Vec<u8>,
     dropped: u64,
     is_writing: bool,
+    /// Somebody waits until all are out.
+    is_urgent: bool,
     is_ending: bool,
 }
 
@@ -111,8 +115,15 @@ impl Lines {
         self.queue.changed.notify_all();
         let is_idle = |waiting: &mut Waiting| waiting.bytes.is_empty();
         let woken = self.queue.changed.wait_while(waiting, is_idle);
-        let mut waiting = woken.expect("no panic while held");
+        let may_wait = |waiting: &mut Waiting| !waiting.is_urgent;
+        let waiting = woken.expect("no panic while held");
+        let gathered = self
+            .queue
+            .changed
+            .wait_timeout_while(waiting, GATHER, may_wait);
+        let mut waiting = gathered.expect("no panic while held").0;
         waiting.is_writing = true;
+        waiting.is_urgent = false;
         (take(&mut waiting.bytes), take(&mut waiting.dropped))
     }
 
@@ -125,8 +136,11 @@ impl Lines {
             waiting.dropped += 1;
             return;
         }
+        let is_first = waiting.bytes.is_empty();
         waiting.bytes.extend_from_slice(line);
-        self.queue.changed.notify_all();
+        if is_first {
+            self.queue.changed.notify_all();
+        }
     }
 
     /// Takes no more lines.
@@ -136,10 +150,13 @@ impl Lines {
 
     fn flush(&self, within: Duration) {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.bytes.is_empty();
+        let mut waiting = self.waiting();
+        waiting.is_urgent = true;
+        self.queue.changed.notify_all();
         let waited = self
             .queue
             .changed
-            .wait_timeout_while(self.waiting(), within, is_busy);
+            .wait_timeout_while(waiting, within, is_busy);
         drop(waited);
     }
 }

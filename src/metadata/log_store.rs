@@ -1,15 +1,20 @@
-//! openraft's log and vote on the `Kv`. An append or a vote counts only once it is synced; the log
-//! has no holes after a truncate or a purge, wherever a crash falls; a store that holds less than
-//! was acknowledged is not opened (A18).
+//! openraft's log and vote: entries in the `Log`, the rest in the `Kv`. An append or a vote counts
+//! only once it is synced; a store that holds less than was acknowledged is not opened (A18).
+//!
+//! What must stay true: log and store are two things on disk, and a crash may leave either behind
+//! the other. The state may have entries that the log lost: they are committed, and openraft goes on
+//! after them. It never lacks one that was purged: the store is synced before a purge deletes.
 
 use super::StartError;
 use super::acknowledged::Record;
 use super::kv::{Batch, Kv, OpenError, Tree};
+use super::log::Log;
 use super::raft_types::{
-    Entry, LogId, TypeConfig, Vote, decode, entry_from_pb, entry_to_pb, invalid, log_id_from_pb,
+    Entry, LogId, TypeConfig, Vote, decode, entry_from_pb, entry_to_pb, log_id_from_pb,
     log_id_to_pb, vote_from_pb, vote_to_pb,
 };
 use crate::proto::state::v1 as pb;
+use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
 use openraft::entry::RaftEntry;
@@ -25,7 +30,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What one read of the log may return, so that a batch fits a message and memory (A13).
 const READ_BYTES: usize = 2 << 20;
-const PAGE: usize = 64;
 
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
@@ -53,38 +57,34 @@ impl LogExtent {
 #[derive(Clone)]
 pub struct LogStore {
     kv: Kv,
-    log: Tree,
+    log: Arc<Log>,
     meta: Tree,
     extent: LogExtent,
     acknowledged: Arc<Record>,
 }
 
-fn index_of(key: &[u8]) -> io::Result<u64> {
-    let bytes = key
-        .try_into()
-        .map_err(|_| invalid("a log key of odd length"))?;
-    Ok(u64::from_be_bytes(bytes))
+/// Index of the first entry after that one.
+fn after(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
+
+fn entry_of(bytes: &Bytes) -> io::Result<Entry> {
+    entry_from_pb(decode::<pb::Entry>("log entry", bytes)?)
 }
 
 impl LogStore {
     /// Refuses a store that holds less than what this node acknowledged.
     pub fn open(kv: &Kv) -> Result<LogStore, StartError> {
+        let meta = kv.tree("raft_meta")?;
+        let purged = log_id(&meta, PURGED)?;
         let store = LogStore {
             kv: kv.clone(),
-            log: kv.tree("raft_log")?,
-            meta: kv.tree("raft_meta")?,
+            log: Arc::new(Log::open(kv, after(purged))?),
+            meta,
             extent: LogExtent::default(),
             acknowledged: Arc::new(Record::open(kv.directory())?),
         };
-        let mut from = 0u64;
-        loop {
-            let page = store.page(from, PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            let next = index_of(last)?.checked_add(1);
-            from = next.ok_or_else(|| invalid("a log key that no entry has"))?;
-            let bytes = page.iter().map(|(_, value)| value.len() as u64).sum();
-            store.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
+        store.count_bytes()?;
         let last = store.last()?.map_or(0, |id| id.index);
         store.extent.last.store(last, Ordering::Release);
         store.check_acknowledged(last)?;
@@ -112,12 +112,15 @@ impl LogStore {
 
     fn last(&self) -> io::Result<Option<LogId>> {
         match self.log.last()? {
-            Some((_, value)) => {
-                let entry = entry_from_pb(decode::<pb::Entry>("log entry", &value)?)?;
-                Ok(Some(entry.log_id()))
-            }
-            None => self.log_id(PURGED),
+            Some(entry) => Ok(Some(entry_of(&entry)?.log_id())),
+            None => log_id(&self.meta, PURGED),
         }
+    }
+
+    fn count_bytes(&self) -> io::Result<()> {
+        let bytes = self.log.bytes()?;
+        self.extent.bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     fn vote(&self) -> io::Result<Option<Vote>> {
@@ -127,36 +130,10 @@ impl LogStore {
         }
     }
 
-    fn page(&self, from: u64, limit: usize) -> io::Result<Vec<super::kv::Pair>> {
-        self.log.page(
-            Bound::Included(&from.to_be_bytes()),
-            Bound::Unbounded,
-            limit,
-        )
-    }
-
     /// Entries of `start..end`, as many as fit `max_bytes`, at least one.
     fn read(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        let mut next = start;
-        while next < end {
-            let page = self.page(next, PAGE)?;
-            if page.is_empty() {
-                break;
-            }
-            for (key, value) in page {
-                let index = index_of(&key)?;
-                let is_full = !entries.is_empty() && bytes + value.len() > max_bytes;
-                if index >= end || is_full {
-                    return Ok(entries);
-                }
-                bytes += value.len();
-                entries.push(entry_from_pb(decode::<pb::Entry>("log entry", &value)?)?);
-                next = index + 1;
-            }
-        }
-        Ok(entries)
+        let found = self.log.read(start, end, max_bytes)?;
+        found.iter().map(entry_of).collect()
     }
 
     fn put_meta(&self, key: &[u8], value: &impl Message) -> io::Result<()> {
@@ -164,49 +141,14 @@ impl LogStore {
         batch.put(key, value.encode_to_vec());
         self.meta.apply(batch)
     }
+}
 
-    fn log_id(&self, key: &[u8]) -> io::Result<Option<LogId>> {
-        match self.meta.get(key)? {
-            Some(bytes) => Ok(Some(log_id_from_pb(&decode::<pb::LogId>(
-                "log id", &bytes,
-            )?))),
-            None => Ok(None),
-        }
-    }
-
-    /// Deletes the entries of `from..=to`: from the end backwards, or from the start forwards, so
-    /// that a crash between two batches leaves no hole.
-    fn delete(&self, from: u64, to: u64, backwards: bool) -> io::Result<()> {
-        const STEP: u64 = 256;
-        let (mut from, mut to) = (from, to);
-        while from <= to {
-            let (a, b) = if backwards {
-                (from.max(to.saturating_sub(STEP - 1)), to)
-            } else {
-                (from, to.min(from + STEP - 1))
-            };
-            let (low, high) = (a.to_be_bytes(), b.to_be_bytes());
-            let pairs = self
-                .log
-                .page(Bound::Included(&low), Bound::Included(&high), usize::MAX)?;
-            let mut batch = Batch::default();
-            let mut bytes = 0;
-            for (key, value) in pairs {
-                bytes += value.len() as u64;
-                batch.delete(key);
-            }
-            self.log.apply(batch)?;
-            self.extent.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            if backwards {
-                if a == from {
-                    break;
-                }
-                to = a - 1;
-            } else {
-                from = b + 1;
-            }
-        }
-        Ok(())
+fn log_id(meta: &Tree, key: &[u8]) -> io::Result<Option<LogId>> {
+    match meta.get(key)? {
+        Some(bytes) => Ok(Some(log_id_from_pb(&decode::<pb::LogId>(
+            "log id", &bytes,
+        )?))),
+        None => Ok(None),
     }
 }
 
@@ -274,7 +216,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         Ok(LogState {
-            last_purged_log_id: self.log_id(PURGED)?,
+            last_purged_log_id: log_id(&self.meta, PURGED)?,
             last_log_id: self.last()?,
         })
     }
@@ -303,8 +245,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
     }
 
+    /// The record may be on disk before the entries are: then all that are there are committed.
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        self.log_id(COMMITTED)
+        let (committed, last) = (log_id(&self.meta, COMMITTED)?, self.last()?);
+        Ok(committed.min(last))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -312,21 +256,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut batch = Batch::default();
-        let (mut bytes, mut last) = (0, self.extent.last());
+        let (mut first, mut encoded) = (None, Vec::new());
         for entry in entries {
-            let value = entry_to_pb(&entry).encode_to_vec();
-            bytes += value.len() as u64;
-            last = entry.index();
-            batch.put(last.to_be_bytes(), value);
+            first.get_or_insert(entry.index());
+            encoded.push(entry_to_pb(&entry).encode_to_vec());
         }
-        // In order is enough: what a crash cuts off was not acknowledged.
-        self.log.apply_in_order(batch)?;
-        self.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.extent.last.store(last, Ordering::Release);
+        if let Some(first) = first {
+            let bytes = self.log.append(first, &encoded)?;
+            let last = first + encoded.len() as u64 - 1;
+            self.extent.last.store(last, Ordering::Release);
+            self.extent.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        let last = self.extent.last();
         let record = self.acknowledged.clone();
         let epoch = record.epoch();
-        self.kv.sync_then(Box::new(move |result| {
+        self.log.sync_then(Box::new(move |result| {
             if result.is_ok() {
                 record.raise(epoch, last, 0);
             }
@@ -339,33 +283,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let end = last.map_or(0, |id| id.index);
         self.acknowledged.lower(end);
         self.extent.last.store(end, Ordering::Release);
-        let from = last.map_or(0, |id| id.index + 1);
-        match self.log.last()? {
-            Some((key, _)) => self.delete(from, index_of(&key)?, true),
-            None => Ok(()),
-        }
+        self.log.truncate(after(last))?;
+        self.count_bytes()
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         self.put_meta(PURGED, &log_id_to_pb(&upto))?;
+        self.kv.sync().await?;
         self.extent.last.fetch_max(upto.index, Ordering::AcqRel);
-        match self.page(0, 1)?.first() {
-            Some((key, _)) => self.delete(index_of(key)?, upto.index(), false),
-            None => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_with_a_key_beyond_the_last_that_there_can_be_is_an_error() {
-        let kv = Kv::memory();
-        let mut batch = Batch::default();
-        batch.put(u64::MAX.to_be_bytes(), Vec::new());
-        kv.tree("raft_log").unwrap().apply(batch).unwrap();
-        assert!(matches!(LogStore::open(&kv), Err(StartError::Io(_))));
+        self.log.purge(after(Some(upto)))?;
+        self.count_bytes()
     }
 }

@@ -34,6 +34,7 @@ mod join;
 pub mod keys;
 pub mod kv;
 mod leader;
+mod log;
 mod log_size;
 pub mod log_store;
 pub mod network;

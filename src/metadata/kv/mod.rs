@@ -3,8 +3,9 @@
 //!
 //! What must stay true: a batch is atomic within its tree; what was written before a sync is on
 //! disk when the sync calls back; writes reach the disk in the order in which they were made, over
-//! all trees.
+//! all trees. Only what a deferred tree keeps back comes later (`deferred.rs`).
 
+mod deferred;
 mod memory;
 mod sled;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Called once everything written before is on disk.
@@ -30,6 +32,7 @@ pub enum Kv {
 pub enum Tree {
     Sled(sled::Tree),
     Memory(memory::Tree),
+    Deferred(Arc<deferred::Tree>),
 }
 
 /// Writes that happen at once, in one tree. Of two writes of a key the later counts.
@@ -144,10 +147,24 @@ impl Kv {
 }
 
 impl Tree {
+    /// The same tree, whose writes reach the store later. Others must not write to it as it was.
+    pub fn deferred(self) -> Tree {
+        Tree::Deferred(Arc::new(deferred::Tree::over(self)))
+    }
+
+    /// Gives the store what a deferred tree keeps back. Not synced.
+    pub fn settle(&self) -> io::Result<()> {
+        match self {
+            Tree::Sled(_) | Tree::Memory(_) => Ok(()),
+            Tree::Deferred(tree) => tree.settle(),
+        }
+    }
+
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         match self {
             Tree::Sled(tree) => tree.get(key),
             Tree::Memory(tree) => Ok(tree.get(key)),
+            Tree::Deferred(tree) => tree.get(key),
         }
     }
 
@@ -161,6 +178,7 @@ impl Tree {
         match self {
             Tree::Sled(tree) => tree.page(from, to, limit),
             Tree::Memory(tree) => Ok(tree.page(from, to, limit)),
+            Tree::Deferred(tree) => tree.page(from, to, limit),
         }
     }
 
@@ -188,6 +206,7 @@ impl Tree {
         match self {
             Tree::Sled(tree) => tree.last(),
             Tree::Memory(tree) => Ok(tree.last()),
+            Tree::Deferred(tree) => tree.last(),
         }
     }
 
@@ -203,6 +222,7 @@ impl Tree {
                 }
                 Ok(())
             }
+            Tree::Deferred(tree) => tree.apply(batch),
         }
     }
 
@@ -213,6 +233,7 @@ impl Tree {
                 tree.apply(batch);
                 Ok(())
             }
+            Tree::Deferred(tree) => tree.apply(batch),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One meaning, two engines: each test runs on both.
+//! One meaning, two engines, and a deferred tree on each: each test runs on all.
 
 use super::{Batch, Kv, OpenError, Tree, prefix_end};
 use bytes::Bytes;
@@ -6,6 +6,7 @@ use proptest::prelude::{Strategy, any, proptest};
 use proptest::test_runner::Config;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn sled() -> (tempfile::TempDir, Kv) {
     let dir = tempfile::tempdir().unwrap();
@@ -23,8 +24,7 @@ fn all(tree: &Tree) -> BTreeMap<Vec<u8>, Bytes> {
         .collect()
 }
 
-fn check_batches(kv: &Kv, batches: &[Vec<(Vec<u8>, Option<usize>)>]) {
-    let tree = kv.tree("t").unwrap();
+fn check_batches(kv: &Kv, tree: &Tree, batches: &[Vec<(Vec<u8>, Option<usize>)>]) {
     let other = kv.tree("u").unwrap();
     let mut model: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
     for (number, writes) in batches.iter().enumerate() {
@@ -46,7 +46,7 @@ fn check_batches(kv: &Kv, batches: &[Vec<(Vec<u8>, Option<usize>)>]) {
             0 => tree.apply(batch).unwrap(),
             _ => tree.apply_in_order(batch).unwrap(),
         }
-        assert_eq!(all(&tree), model);
+        assert_eq!(all(tree), model);
         let last = tree
             .last()
             .unwrap()
@@ -55,7 +55,8 @@ fn check_batches(kv: &Kv, batches: &[Vec<(Vec<u8>, Option<usize>)>]) {
             last,
             model.last_key_value().map(|(k, v)| (k.clone(), v.clone()))
         );
-        for key in model.keys() {
+        let written = batches.iter().flatten().map(|(key, _)| key);
+        for key in written.chain(model.keys()) {
             assert_eq!(tree.get(key).unwrap().as_ref(), model.get(key));
         }
     }
@@ -76,20 +77,63 @@ proptest! {
 
     #[test]
     fn both_engines_are_an_ordered_map(batches in batches()) {
-        check_batches(&Kv::memory(), &batches);
-        let (_dir, kv) = sled();
-        check_batches(&kv, &batches);
+        let (_dir, sled) = sled();
+        for kv in [Kv::memory(), sled] {
+            let tree = |name| kv.tree(name).unwrap();
+            check_batches(&kv, &tree("t"), &batches);
+            check_batches(&kv, &tree("deferred").deferred(), &batches);
+        }
+    }
+
+    #[test]
+    fn a_crash_takes_whole_batches_from_a_deferred_tree_and_the_last_ones(
+        sizes in proptest::collection::vec((1..4u8, 0..90_000usize), 0..40), settled in 0usize..40,
+    ) {
+        let kv = Kv::memory();
+        let tree = kv.tree("t").unwrap().deferred();
+        for (number, (keys, size)) in sizes.iter().enumerate() {
+            let mut batch = Batch::default();
+            batch.put(*b"last", vec![u8::try_from(number).unwrap()]);
+            (0..*keys).for_each(|key| batch.put([u8::try_from(number).unwrap(), key], vec![0; *size]));
+            tree.apply(batch).unwrap();
+            if number == settled {
+                tree.settle().unwrap();
+            }
+        }
+        let left = all(&kv.tree("t").unwrap());
+        let last = left.get(b"last".as_slice()).map(|number| usize::from(number[0]));
+        assert!(settled >= sizes.len() || last >= Some(settled));
+        let whole = sizes.iter().take(last.map_or(0, |last| last + 1));
+        let pairs: usize = whole.map(|(keys, _)| usize::from(*keys)).sum();
+        assert_eq!(left.len(), pairs + usize::from(last.is_some()));
+        // What is kept back is bounded.
+        let behind: usize = sizes.iter().skip(last.map_or(0, |last| last + 1)).map(|(keys, size)| usize::from(*keys) * size).sum();
+        assert!(behind < 256 << 10, "{behind} bytes");
     }
 
     #[test]
     fn a_page_is_a_range_of_the_map(keys in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 0..3), 0..20),
                                     prefix in proptest::collection::vec(any::<u8>(), 0..2), limit in 0usize..6) {
         let (_dir, sled) = sled();
-        for kv in [Kv::memory(), sled] {
-            let tree = kv.tree("t").unwrap();
+        let trees = |kv: Kv| [kv.tree("t").unwrap(), kv.tree("deferred").unwrap().deferred()];
+        for (number, tree) in trees(Kv::memory()).into_iter().chain(trees(sled)).enumerate() {
             let mut batch = Batch::default();
             keys.iter().for_each(|key| batch.put(key.clone(), Bytes::new()));
             tree.apply(batch).unwrap();
+            // Some are taken away, and others come, only in what is kept back.
+            let mut keys = keys.clone();
+            if number % 2 == 1 {
+                tree.settle().unwrap();
+                let mut batch = Batch::default();
+                for key in keys.iter().cloned().collect::<Vec<_>>().chunks(2) {
+                    batch.delete(key[0].clone());
+                    keys.remove(&key[0]);
+                    let longer = [key[0].as_slice(), b"+"].concat();
+                    batch.put(longer.clone(), Bytes::new());
+                    keys.insert(longer);
+                }
+                tree.apply(batch).unwrap();
+            }
             let expected: Vec<_> = keys.iter().filter(|key| key.starts_with(&prefix)).take(limit).cloned().collect();
             let found: Vec<_> = tree.prefix_page(&prefix, None, limit).unwrap().into_iter().map(|(key, _)| key.to_vec()).collect();
             assert_eq!(found, expected);
@@ -141,6 +185,33 @@ async fn a_power_cut_takes_what_was_not_synced() {
     let after = kv.after_power_cut().unwrap().tree("t").unwrap();
     assert!(after.get(b"a").unwrap().is_some());
     assert!(after.get(b"b").unwrap().is_none());
+}
+
+#[test]
+fn what_a_deferred_tree_remembers_is_never_older_than_what_was_written() {
+    const LAST: u64 = 3000;
+    let tree = Kv::memory().tree("t").unwrap().deferred();
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while written.load(Ordering::SeqCst) < LAST {
+                    let before = written.load(Ordering::SeqCst);
+                    let found = tree.get(b"key").unwrap();
+                    let found =
+                        found.map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()));
+                    assert!(found >= before, "{found} after {before}");
+                }
+            });
+        }
+        for number in 1..=LAST {
+            let mut batch = Batch::default();
+            batch.put(*b"key", number.to_be_bytes().to_vec());
+            tree.apply(batch).unwrap();
+            written.store(number, Ordering::SeqCst);
+            tree.settle().unwrap();
+        }
+    });
 }
 
 #[test]

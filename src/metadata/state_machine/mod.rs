@@ -4,8 +4,9 @@
 //!
 //! What must stay true: the tree, its applied record and its hash always belong together (one
 //! batch); a crash during an installation leaves the old state or the new one. Nothing is synced per
-//! entry: the log is the durable part, and both lie in one store whose writes reach the disk in
-//! order.
+//! entry, nor given to the store at once: the log is the durable part, and what a crash takes back is
+//! applied again from it. So no entry leaves the log before the store has what it did: a snapshot
+//! begins by giving it all, and only what a snapshot has is purged, once the store is synced.
 
 mod build;
 
@@ -124,7 +125,7 @@ impl StateMachine {
                 kv.drop_tree(&name)?;
             }
         }
-        let tree = kv.tree(&current)?;
+        let tree = kv.tree(&current)?.deferred();
         let (applied, _) = state::state_hash(&tree)?;
         metrics
             .applied_index
@@ -215,7 +216,7 @@ impl StateMachine {
         // A build of the old state goes on alone: nothing writes to that tree any more. It is
         // dropped at the next start, since dropping it under its reader would fail that one.
         self.build = None;
-        *self.tree.write().expect("no panic while held") = tree;
+        *self.tree.write().expect("no panic while held") = tree.deferred();
         Ok(index)
     }
 }
@@ -310,8 +311,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let tree = current(&self.tree);
         let overlay = Arc::new(Mutex::new(Overlay::default()));
         self.build = Some(overlay.clone());
-        let read =
-            state::applied(&tree).and_then(|applied| Ok((applied, state::state_hash(&tree)?.1)));
+        let read = tree
+            .settle()
+            .and_then(|()| Ok((state::applied(&tree)?, state::state_hash(&tree)?.1)));
         // A store that cannot be read is found out by the build, whose hash then does not fit.
         let (applied, hash) = read.unwrap_or_default();
         Builder {
