@@ -1,18 +1,12 @@
 //! A tree whose writes reach the store later, many at once: a key that each batch writes anew goes to
 //! the store once for all of them, and the store closes its write buffers, and wakes its threads, once.
 //!
-//! It also remembers what the store has of keys that were read: each push reads the same nodes,
-//! policies and base layers.
-//!
 //! What must stay true: a reader sees every batch at once, whole; the store holds what the tree was
-//! after some batch, so that a crash takes back the last batches, and whole ones only; what is
-//! remembered of a key is what the store has, so it goes when the key is written, and a reader whom
-//! a write overtook does not bring it back.
+//! after some batch, so that a crash takes back the last batches, and whole ones only.
 
 use super::{Batch, Pair};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -21,38 +15,15 @@ use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 /// the store, but the longer it is closed to others while it takes them.
 const MOST_BYTES: usize = 256 << 10;
 
-/// Remembered at most, keys and values; then all is forgotten, and what is read often comes back soon.
-const MOST_REMEMBERED: usize = 1 << 20;
-/// A longer value is not remembered: bytes of manifests.
-const LONGEST_REMEMBERED: usize = 1 << 10;
-
 #[derive(Default)]
 struct Recent {
-    /// What the store does not have yet, or is being given.
     writes: BTreeMap<Vec<u8>, Option<Bytes>>,
     bytes: usize,
-    /// What the store has of other keys.
-    read: HashMap<Vec<u8>, Option<Bytes>>,
-    read_bytes: usize,
-    /// Rises with each batch.
-    batches: u64,
-}
-
-impl Recent {
-    fn remember(&mut self, key: &[u8], value: Option<Bytes>) {
-        if self.read_bytes > MOST_REMEMBERED {
-            self.read = HashMap::new();
-            self.read_bytes = 0;
-        }
-        self.read_bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        // A slice of a longer value would keep all of it.
-        let value = value.map(|value| Bytes::copy_from_slice(&value));
-        self.read.insert(key.to_vec(), value);
-    }
 }
 
 pub struct Tree {
     below: super::Tree,
+    /// What the store does not have yet, or is being given.
     recent: RwLock<Recent>,
     /// Held while batches are added or given to the store.
     writer: Mutex<()>,
@@ -76,21 +47,11 @@ impl Tree {
     }
 
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        let batches = {
-            let recent = self.recent();
-            if let Some(value) = recent.writes.get(key).or_else(|| recent.read.get(key)) {
-                return Ok(value.clone());
-            }
-            recent.batches
-        };
-        let value = self.below.get(key)?;
-        let length = value.as_ref().map_or(0, Bytes::len);
-        let mut recent = self.recent.write().expect("no panic while held");
-        // After another batch the store may have a newer one.
-        if recent.batches == batches && length <= LONGEST_REMEMBERED {
-            recent.remember(key, value.clone());
+        let recent = self.recent();
+        match recent.writes.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => self.below.get(key),
         }
-        Ok(value)
     }
 
     pub fn page(
@@ -128,9 +89,7 @@ impl Tree {
         let writer = self.writer();
         let is_full = {
             let mut recent = self.recent.write().expect("no panic while held");
-            recent.batches += 1;
             for (key, value) in batch.writes {
-                recent.read.remove(&key);
                 recent.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
                 recent.writes.insert(key, value);
             }
@@ -153,9 +112,7 @@ impl Tree {
         self.below.apply(Batch {
             writes: writes.into_iter().collect(),
         })?;
-        let mut recent = self.recent.write().expect("no panic while held");
-        recent.writes = BTreeMap::new();
-        recent.bytes = 0;
+        *self.recent.write().expect("no panic while held") = Recent::default();
         Ok(())
     }
 }

@@ -6,7 +6,6 @@ use proptest::prelude::{Strategy, any, proptest};
 use proptest::test_runner::Config;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 fn sled() -> (tempfile::TempDir, Kv) {
     let dir = tempfile::tempdir().unwrap();
@@ -185,33 +184,6 @@ async fn a_power_cut_takes_what_was_not_synced() {
     let after = kv.after_power_cut().unwrap().tree("t").unwrap();
     assert!(after.get(b"a").unwrap().is_some());
     assert!(after.get(b"b").unwrap().is_none());
-}
-
-#[test]
-fn what_a_deferred_tree_remembers_is_never_older_than_what_was_written() {
-    const LAST: u64 = 3000;
-    let tree = Kv::memory().tree("t").unwrap().deferred();
-    let written = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while written.load(Ordering::SeqCst) < LAST {
-                    let before = written.load(Ordering::SeqCst);
-                    let found = tree.get(b"key").unwrap();
-                    let found =
-                        found.map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().unwrap()));
-                    assert!(found >= before, "{found} after {before}");
-                }
-            });
-        }
-        for number in 1..=LAST {
-            let mut batch = Batch::default();
-            batch.put(*b"key", number.to_be_bytes().to_vec());
-            tree.apply(batch).unwrap();
-            written.store(number, Ordering::SeqCst);
-            tree.settle().unwrap();
-        }
-    });
 }
 
 #[test]

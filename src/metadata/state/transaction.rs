@@ -7,7 +7,6 @@ use super::super::raft_types::decode;
 use super::hash::StateHash;
 use bytes::Bytes;
 use prost::Message;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
@@ -54,9 +53,6 @@ impl<'a> Pending<'a> {
 pub struct Transaction<'a> {
     before: &'a Pending<'a>,
     writes: Writes,
-    /// What `before` has of the keys that were read one by one: most are written later, and the
-    /// hash wants what they were.
-    read: RefCell<Writes>,
 }
 
 /// Lays writes over what they change.
@@ -78,24 +74,13 @@ impl<'a> Transaction<'a> {
         Transaction {
             before,
             writes: Writes::new(),
-            read: RefCell::default(),
         }
-    }
-
-    fn before(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
-        let mut read = self.read.borrow_mut();
-        if let Some(value) = read.get(key) {
-            return Ok(value.clone());
-        }
-        let value = self.before.get(key)?;
-        read.insert(key.to_vec(), value.clone());
-        Ok(value)
     }
 
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),
-            None => self.before(key),
+            None => self.before.get(key),
         }
     }
 
@@ -175,11 +160,11 @@ impl<'a> Transaction<'a> {
     }
 
     /// Everything written, with the new hash; writes that change nothing are left out.
-    pub fn finish(mut self) -> io::Result<Batch> {
+    pub fn finish(self) -> io::Result<Batch> {
         let mut hash = StateHash::read(self.before.get(keys::HASH)?)?;
         let mut batch = Batch::default();
-        for (key, value) in std::mem::take(&mut self.writes) {
-            let before = self.before(&key)?;
+        for (key, value) in self.writes {
+            let before = self.before.get(&key)?;
             if before == value {
                 continue;
             }
