@@ -1,12 +1,17 @@
 //! openraft's own storage suite on both engines; and snapshots that are the state at their index,
 //! whatever is applied while they are built, and wherever a restart falls.
 
+use super::super::kv::OpenError;
 use super::super::log_store::LogStore;
 use super::*;
 use crate::metadata::raft_types::entry_from_pb;
 use bytes::Bytes;
+use openraft::RaftLogReader;
 use openraft::RaftSnapshotBuilder;
 use openraft::StorageError;
+use openraft::StorageHelper;
+use openraft::storage::RaftLogStorage;
+use openraft::storage::RaftLogStorageExt;
 use openraft::testing::log::{StoreBuilder, Suite};
 use proptest::prelude::{any, proptest};
 use std::ops::Bound;
@@ -258,4 +263,74 @@ fn entries_survive_their_encoding() {
         assert_eq!(entry_to_pb(&entry_from_pb(entry.clone()).unwrap()), entry);
     }
     assert!(entry_from_pb(pb::Entry::default()).is_err());
+}
+
+/// Log and state of a node with ten entries after a power cut: the state has `applied` of them, the
+/// log the first `logged`, and all ten were committed.
+async fn after_a_power_cut(dir: &Path, applied: u64, logged: u64) -> (LogStore, StateMachine) {
+    let entry_of = |index| match index {
+        0 => membership(0),
+        _ => write(index, u8::try_from(index).unwrap(), false),
+    };
+    let kv = Kv::open_sled(&dir.join("store"), 16).unwrap();
+    let (mut log, machine) = stores(&kv, dir);
+    let entries = (0..10).map(|index| entry_from_pb(entry_of(index)).unwrap());
+    log.blocking_append(entries).await.unwrap();
+    let last = log.get_log_state().await.unwrap().last_log_id;
+    log.save_committed(last).await.unwrap();
+    for index in 0..applied {
+        machine.apply_group(&[entry_of(index)]).unwrap();
+    }
+    current(&machine.tree).settle().unwrap();
+    kv.sync().await.unwrap();
+    drop((log, machine, kv));
+    let file = std::fs::read_dir(dir.join("store/log")).unwrap().next();
+    let path = file.unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let mut end = 0;
+    for _ in 0..logged {
+        let length = u32::from_le_bytes(bytes[end..end + 4].try_into().unwrap());
+        end += 8 + length as usize;
+    }
+    bytes.truncate(end + 5);
+    std::fs::write(&path, bytes).unwrap();
+    // It is never synced, and may say less.
+    std::fs::remove_file(dir.join("store/acknowledged")).unwrap();
+    // Its thread for syncs may still be ending.
+    let kv = loop {
+        match Kv::open_sled(&dir.join("store"), 16) {
+            Err(OpenError::Busy { .. }) => tokio::task::yield_now().await,
+            opened => break opened.unwrap(),
+        }
+    };
+    stores(&kv, dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_state_is_ahead_of_its_log_goes_on_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, mut machine) = after_a_power_cut(dir.path(), 10, 7).await;
+    let before = bytes(&machine);
+    let mut helper = StorageHelper::new(&mut log, &mut machine).with_id(1);
+    helper.get_initial_state().await.unwrap();
+    let last = log.get_log_state().await.unwrap().last_log_id;
+    assert_eq!(last.map(|id| id.index), Some(9));
+    assert_eq!(bytes(&machine), before);
+    let next = entry_from_pb(write(10, 10, false)).unwrap();
+    log.blocking_append([next]).await.unwrap();
+    let found = log.try_get_log_entries(0..20).await.unwrap();
+    let found: Vec<u64> = found.iter().map(|entry| entry.log_id.index).collect();
+    assert_eq!(found, [10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_noted_more_as_committed_than_its_log_has_applies_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, mut machine) = after_a_power_cut(dir.path(), 3, 7).await;
+    let mut helper = StorageHelper::new(&mut log, &mut machine).with_id(1);
+    helper.get_initial_state().await.unwrap();
+    let last = log.get_log_state().await.unwrap().last_log_id;
+    assert_eq!(last.map(|id| id.index), Some(6));
+    let applied = state::applied(&current(&machine.tree)).unwrap();
+    assert_eq!(applied.last.unwrap().index, 6);
 }
