@@ -185,7 +185,15 @@ async fn clients_that_hold_a_connection_and_do_nothing_with_it_lose_it() {
         let got = until_closed(&mut stream, "an answer that was not taken").await;
         assert!(got.len() < size, "{}", got.len());
     }
-    let memory_now = memory(&cluster, 0);
+    // The allocator gives back what was not used for a second.
+    let memory_now = || memory(&cluster, 0);
+    eventually(
+        "the memory is given back",
+        Duration::from_secs(10),
+        || async { (memory_now() < memory_before + 64).then_some(()) },
+    )
+    .await;
+    let memory_now = memory_now();
     println!(
         "hostile: {EACH} each, seconds until the end: head {head:?}, body {body:?}, no window {no_window:?}; {memory_before} then {memory_now} MiB"
     );
@@ -194,9 +202,5 @@ async fn clients_that_hold_a_connection_and_do_nothing_with_it_lose_it() {
     assert!(
         (120..135).contains(&no_window.0) && no_window.1 < 135,
         "{no_window:?}"
-    );
-    assert!(
-        memory_now < memory_before + 64,
-        "{memory_before} MiB grew to {memory_now}"
     );
 }
