@@ -267,7 +267,6 @@ async fn bytes_that_no_reachable_region_has_are_503_and_not_404() {
     .await;
 }
 
-/// A small blob is held back whole until its digest is known, a large one all but its end.
 /// The holder that can be reached has other bytes than it should, and the good one comes back when
 /// that is found out: meanwhile `without` pulls, and gets the right bytes or an end that shows.
 pub async fn a_bad_copy_is_found_out(
@@ -295,6 +294,7 @@ pub async fn a_bad_copy_is_found_out(
     }
 }
 
+/// A small blob is held back whole until its digest is known, a large one all but its end.
 #[tokio::test]
 async fn a_holder_that_sends_wrong_bytes_is_found_out_and_the_next_one_is_asked() {
     for len in [1000, 8 * MIB] {

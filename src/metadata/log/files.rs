@@ -54,6 +54,10 @@ impl Files {
 
     pub(super) fn open_with(dir: &Path, from: u64, full: u64) -> Result<Files, OpenError> {
         std::fs::create_dir_all(dir)?;
+        // What is synced in a directory is lost with the directory's own name.
+        if let Some(parent) = dir.parent() {
+            File::open(parent)?.sync_all()?;
+        }
         let mut firsts = Vec::new();
         for file in std::fs::read_dir(dir)? {
             firsts.extend(file?.file_name().to_str().and_then(first_of));
