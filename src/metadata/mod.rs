@@ -28,6 +28,7 @@ mod answers;
 mod boot;
 mod follow;
 mod freshness;
+mod group_commit;
 pub mod identity;
 mod in_flight;
 mod join;

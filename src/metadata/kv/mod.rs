@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Called once everything written before is on disk.
-pub type Synced = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub use super::group_commit::Synced;
 
 /// A key and its value.
 pub type Pair = (Bytes, Bytes);

@@ -9,8 +9,8 @@
 //! - a batch makes sled close its write buffer twice, each with a small write of its own to disk
 //!   which the next sync has to wait for: what needs no batch gets none.
 
+use super::super::group_commit::GroupCommit;
 use super::{Batch, OpenError, Pair, Synced, is_backwards};
-use crate::durability;
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +18,6 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 
 const PIECE: usize = 4000;
 const HEAD_KEY: u8 = 0;
@@ -31,7 +30,7 @@ const SPLIT: u8 = 1;
 pub struct Store {
     db: sled::Db,
     dir: PathBuf,
-    syncs: mpsc::Sender<Synced>,
+    syncs: GroupCommit,
 }
 
 #[derive(Clone)]
@@ -87,12 +86,12 @@ impl Store {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(io_error)?;
-        let (syncs, waiting) = mpsc::channel();
-        let thread_db = db.clone();
-        std::thread::Builder::new()
-            .name("metadata-sync".to_owned())
-            .spawn(move || sync_loop(&thread_db, &file, &waiting))
-            .map_err(io_error)?;
+        let flushed = db.clone();
+        let sync = move || {
+            flushed.flush().map_err(other)?;
+            file.sync_data()
+        };
+        let syncs = GroupCommit::start("metadata store", sync).map_err(io_error)?;
         Ok(Store {
             db,
             dir: dir.to_owned(),
@@ -123,23 +122,7 @@ impl Store {
     }
 
     pub fn sync_then(&self, done: Synced) {
-        if let Err(mpsc::SendError(done)) = self.syncs.send(done) {
-            done(Err(io::Error::other("the metadata store is closed")));
-        }
-    }
-}
-
-/// Ends when the last `Store` is dropped.
-fn sync_loop(db: &sled::Db, file: &File, waiting: &mpsc::Receiver<Synced>) {
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        group.extend(waiting.try_iter());
-        if let Err(error) = db.flush().map_err(other).and_then(|_| file.sync_data()) {
-            durability::sync_failed("metadata store", &error);
-        }
-        for done in group {
-            done(Ok(()));
-        }
+        self.syncs.then(done);
     }
 }
 

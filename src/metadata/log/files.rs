@@ -5,7 +5,8 @@
 //! whole; who cuts or deletes has it on disk before anything is appended after it; a sync that fails
 //! ends the process.
 
-use super::super::kv::Synced;
+use super::super::group_commit::GroupCommit;
+use super::super::group_commit::Synced;
 use super::segment::Segment;
 use super::segment::first_of;
 use crate::durability;
@@ -18,17 +19,17 @@ use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::RwLockReadGuard;
 use std::sync::RwLockWriteGuard;
-use std::sync::mpsc;
 
 /// What is purged goes file by file: not too large, and not too many of them.
 const SEGMENT: u64 = 16 << 20;
+const WHAT: &str = "Raft log";
 
 pub struct Files {
     dir: PathBuf,
     /// A file that has this much is not appended to.
     full: u64,
-    kept: RwLock<Kept>,
-    syncs: mpsc::Sender<(Arc<File>, Synced)>,
+    kept: Arc<RwLock<Kept>>,
+    syncs: GroupCommit,
 }
 
 struct Kept {
@@ -96,20 +97,23 @@ impl Files {
             segments.push(segment);
         }
         File::open(dir)?.sync_all()?;
-        let (syncs, waiting) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("log-sync".to_owned())
-            .spawn(move || sync_loop(&waiting))?;
+        let kept = Arc::new(RwLock::new(Kept { from, segments }));
+        let synced = kept.clone();
+        // A file that was full is synced by whoever begins the next.
+        let syncs = GroupCommit::start(WHAT, move || {
+            let last = read(&synced).segments.last().map(|last| last.file.clone());
+            last.map_or(Ok(()), |file| file.sync_data())
+        })?;
         Ok(Files {
             dir: dir.to_owned(),
             full,
-            kept: RwLock::new(Kept { from, segments }),
+            kept,
             syncs,
         })
     }
 
     fn kept(&self) -> RwLockReadGuard<'_, Kept> {
-        self.kept.read().expect("no panic while held")
+        read(&self.kept)
     }
 
     fn kept_mut(&self) -> RwLockWriteGuard<'_, Kept> {
@@ -187,12 +191,7 @@ impl Files {
 
     /// Calls back once everything appended before is on disk. Concurrent calls share one sync.
     pub fn sync_then(&self, done: Synced) {
-        let Some(file) = self.kept().segments.last().map(|last| last.file.clone()) else {
-            return done(Ok(()));
-        };
-        if let Err(mpsc::SendError((_, done))) = self.syncs.send((file, done)) {
-            done(Err(io::Error::other("the log is closed")));
-        }
+        self.syncs.then(done);
     }
 
     /// Drops the entries from `from` on. Synced before it returns.
@@ -231,23 +230,10 @@ fn cut(segments: &mut Vec<Segment>, from: u64) -> io::Result<()> {
     }
 }
 
-fn failed(error: &io::Error) -> ! {
-    durability::sync_failed("Raft log", error)
+fn read(kept: &RwLock<Kept>) -> RwLockReadGuard<'_, Kept> {
+    kept.read().expect("no panic while held")
 }
 
-/// Ends when the `Files` are dropped.
-fn sync_loop(waiting: &mpsc::Receiver<(Arc<File>, Synced)>) {
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        group.extend(waiting.try_iter());
-        // A file that was full is synced by whoever began the next.
-        if let Some((file, _)) = group.last()
-            && let Err(error) = file.sync_data()
-        {
-            failed(&error);
-        }
-        for (_, done) in group {
-            done(Ok(()));
-        }
-    }
+fn failed(error: &io::Error) -> ! {
+    durability::sync_failed(WHAT, error)
 }
