@@ -30,8 +30,12 @@ pub struct QuestionKind {
 
 /// Sends the logs of this process to stderr. Once a process: a second call changes nothing.
 pub fn log_to_stderr(level: &str, json: bool) -> io::Result<()> {
-    // What the libraries have to say below a warning is of no use to an operator.
-    let quiet = "openraft=error,sled=warn,hyper=warn,h2=warn,tower=warn,reqwest=warn,rustls=warn";
+    // What the libraries have to say below a warning is of no use to an operator. What `raft_inner`
+    // logs is what its caller gets as an error, also of a call that Raft's orderly end cuts short.
+    let raft = "openraft";
+    let quiet = format!(
+        "{raft}=error,{raft}::raft::raft_inner=off,sled=warn,hyper=warn,h2=warn,tower=warn,reqwest=warn,rustls=warn"
+    );
     let filter = if level.contains('=') {
         level.to_owned()
     } else {
