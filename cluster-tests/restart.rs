@@ -14,6 +14,9 @@ use tokio_util::task::TaskTracker;
 /// What was acknowledged: tag → image.
 type Acknowledged = Arc<Mutex<BTreeMap<String, Image>>>;
 
+/// Manifests so long that the store is given some in each round, and is killed while it takes them.
+const LONG: usize = 40_000;
+
 /// Pushes image after image to one region until told to stop; notes what was acknowledged.
 async fn push_steadily(
     client: Client,
@@ -23,7 +26,7 @@ async fn push_steadily(
 ) {
     for i in 0.. {
         let tag = format!("{name}-{i}");
-        let image = Image::small(&tag);
+        let image = Image::with_long_manifest(&tag, LONG);
         let pushed = tokio::select! {
             pushed = client.push("restart/all", &tag, &image) => pushed,
             () = stop.cancelled() => return,

@@ -52,6 +52,20 @@ impl Image {
     pub fn small(salt: &str) -> Image {
         Image::new(salt, vec![Bytes::from(format!("layer of {salt}"))])
     }
+
+    /// The same, with an annotation that makes its manifest about so long.
+    pub fn with_long_manifest(salt: &str, len: usize) -> Image {
+        let mut image = Image::small(salt);
+        let text = std::str::from_utf8(&image.manifest).expect("JSON");
+        let open = text.strip_suffix('}').expect("an object");
+        let long = format!(
+            "{open},\"annotations\":{{\"long\":\"{}\"}}}}",
+            "x".repeat(len)
+        );
+        image.manifest = Bytes::from(long);
+        image.digest = sha256(&image.manifest);
+        image
+    }
 }
 
 pub fn sha256(bytes: &[u8]) -> Digest {

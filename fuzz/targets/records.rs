@@ -36,7 +36,7 @@ const RECORDS: &[fn(&[u8])] = records! {
     NeedReceipts Abandoned Applied ClusterRecord TimeRecord ManifestRecord Absence
     RepositoryManifestRecord TagRecord BlobRecord HolderRecord NodeRecord PlacementRecord
     RepositoryRecord PolicyRecord RequestsRecord IdentityRecord LinkRecord UploadRecord SnapshotHeader
-    CountCopies WantedCopies CopiesWalkRecord
+    CountCopies WantedCopies CopiesWalkRecord StoredWrites StoredWrite
 };
 
 const NAMES: [&str; 2] = ["a", "a/b"];

@@ -292,7 +292,7 @@ impl Draft {
             peer_advertise: self.peer_advertise,
             ops_listen: self.ops_listen.unwrap_or(loopback(5020)),
             profile: self.profile.unwrap_or(Profile::Continental),
-            cache_mib: self.cache_mib.unwrap_or(64),
+            cache_mib: self.cache_mib.unwrap_or(256),
             log: Log {
                 level: self.log_level.unwrap_or_else(|| "info".to_owned()),
                 json: self.log_json.unwrap_or(false),

@@ -50,6 +50,10 @@ pub const POLICIES: &[u8] = b"s";
 pub const COPIES_WALKS: &[u8] = b"j";
 pub const MISSING: &[u8] = b"z";
 
+/// Kinds of which there are few however much is stored, and which each push reads: the members,
+/// their requests, policies, and what there is once.
+pub const FEW: &[u8] = b"AHctoqpsjw";
+
 fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
     key.push(match digest.algorithm() {
         Algorithm::Sha256 => 1,

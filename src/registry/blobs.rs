@@ -71,7 +71,7 @@ impl Registry {
         for digest in digests {
             let view = self.view();
             sizes.push(match view.is_blob_linked(repository, digest)? {
-                true => view.blob(digest)?.map(|blob| blob.size),
+                true => view.blob_size(digest)?,
                 false => self.vouch(repository, digest).await?,
             });
         }

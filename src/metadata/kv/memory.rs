@@ -1,6 +1,6 @@
 //! The engine of the simulation: ordered maps in memory, no threads, and a power cut on demand.
 
-use super::{Batch, Pair, is_backwards};
+use super::{Merged, Pair, is_backwards};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -18,7 +18,7 @@ struct Inner {
 }
 
 enum Change {
-    Write(String, Batch),
+    Write(String, Merged),
     Drop(String),
 }
 
@@ -33,12 +33,12 @@ pub struct Tree {
     name: String,
 }
 
-fn write(trees: &mut BTreeMap<String, Map>, name: &str, batch: Batch) {
+fn write(trees: &mut BTreeMap<String, Map>, name: &str, writes: &Merged) {
     let map = trees.entry(name.to_owned()).or_default();
-    for (key, value) in batch.writes {
-        match value {
-            Some(value) => map.insert(key, value),
-            None => map.remove(&key),
+    for (key, write) in writes.iter() {
+        match &write.value {
+            Some(value) => map.insert(key.clone(), value.clone()),
+            None => map.remove(key),
         };
     }
 }
@@ -70,7 +70,7 @@ impl Store {
         let mut inner = self.inner();
         for change in std::mem::take(&mut inner.unsynced) {
             match change {
-                Change::Write(name, batch) => write(&mut inner.durable, &name, batch),
+                Change::Write(name, writes) => write(&mut inner.durable, &name, &writes),
                 Change::Drop(name) => {
                     inner.durable.remove(&name);
                 }
@@ -124,9 +124,10 @@ impl Tree {
         })
     }
 
-    pub fn apply(&self, batch: Batch) {
+    pub fn apply(&self, writes: &Merged) {
         let mut inner = self.store.inner();
-        write(&mut inner.trees, &self.name, batch.clone());
-        inner.unsynced.push(Change::Write(self.name.clone(), batch));
+        write(&mut inner.trees, &self.name, writes);
+        let change = Change::Write(self.name.clone(), writes.clone());
+        inner.unsynced.push(change);
     }
 }

@@ -10,6 +10,8 @@ mod memory;
 mod sled;
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -37,16 +39,73 @@ pub enum Tree {
 /// Writes that happen at once, in one tree. Of two writes of a key the later counts.
 #[derive(Default, Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    pub writes: Vec<(Vec<u8>, Option<Bytes>)>,
+    pub writes: Vec<(Vec<u8>, Write)>,
+}
+
+/// What a key has from now on; no value: the key goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub value: Option<Bytes>,
+    /// How long the value is that it takes the place of, 0 for none; None when that is not known, and
+    /// the store has to look.
+    pub replaces: Option<usize>,
+}
+
+/// The writes of several batches, as one: of each key the last value, and what the first replaces.
+#[derive(Default, Clone)]
+pub struct Merged(BTreeMap<Vec<u8>, Write>);
+
+impl Merged {
+    pub fn add(&mut self, key: Vec<u8>, write: Write) {
+        match self.0.entry(key) {
+            Entry::Vacant(place) => drop(place.insert(write)),
+            Entry::Occupied(mut place) => place.get_mut().value = write.value,
+        }
+    }
+
+    pub fn get(&self, key: &[u8]) -> Option<&Write> {
+        self.0.get(key)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In key order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Vec<u8>, &Write)> {
+        self.0.iter()
+    }
+
+    pub fn range(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> impl Iterator<Item = (&Vec<u8>, &Write)> {
+        self.0.range::<[u8], _>(range)
+    }
+}
+
+impl From<Batch> for Merged {
+    fn from(batch: Batch) -> Merged {
+        let mut merged = Merged::default();
+        batch
+            .writes
+            .into_iter()
+            .for_each(|(key, write)| merged.add(key, write));
+        merged
+    }
 }
 
 impl Batch {
     pub fn put(&mut self, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
-        self.writes.push((key.into(), Some(value.into())));
+        self.write(key.into(), Some(value.into()), None);
     }
 
     pub fn delete(&mut self, key: impl Into<Vec<u8>>) {
-        self.writes.push((key.into(), None));
+        self.write(key.into(), None, None);
+    }
+
+    pub fn write(&mut self, key: Vec<u8>, value: Option<Bytes>, replaces: Option<usize>) {
+        self.writes.push((key, Write { value, replaces }));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -146,9 +205,11 @@ impl Kv {
 }
 
 impl Tree {
-    /// The same tree, whose writes reach the store later. Others must not write to it as it was.
-    pub fn deferred(self) -> Tree {
-        Tree::Deferred(Arc::new(deferred::Tree::over(self)))
+    /// The same tree, whose writes reach the store later, and of which keys that begin with a byte
+    /// of `in_memory` are held in memory. Others must not write to it as it was.
+    pub fn deferred(self, in_memory: &'static [u8]) -> io::Result<Tree> {
+        let tree = deferred::Tree::over(self, in_memory)?;
+        Ok(Tree::Deferred(Arc::new(tree)))
     }
 
     /// Gives the store what a deferred tree keeps back. Not synced.
@@ -213,26 +274,48 @@ impl Tree {
     /// `apply`.
     pub fn apply_in_order(&self, batch: Batch) -> io::Result<()> {
         match self {
-            Tree::Sled(tree) => tree.apply_in_order(batch),
+            Tree::Sled(tree) => tree.apply_in_order(&batch),
             Tree::Memory(tree) => {
-                for write in batch.writes {
-                    let writes = vec![write];
-                    tree.apply(Batch { writes });
+                for (key, write) in batch.writes {
+                    let mut alone = Merged::default();
+                    alone.add(key, write);
+                    tree.apply(&alone);
                 }
+                Ok(())
+            }
+            Tree::Deferred(_) => self.apply(batch),
+        }
+    }
+
+    pub fn apply(&self, batch: Batch) -> io::Result<()> {
+        match self {
+            Tree::Sled(tree) => tree.apply(&batch.into()),
+            Tree::Memory(tree) => {
+                tree.apply(&batch.into());
                 Ok(())
             }
             Tree::Deferred(tree) => tree.apply(batch),
         }
     }
 
-    pub fn apply(&self, batch: Batch) -> io::Result<()> {
+    /// As `apply`, after a crash that `complete` follows; but readers are let in meanwhile, and see a
+    /// part of it.
+    fn apply_in_parts(&self, writes: &Merged) -> io::Result<()> {
         match self {
-            Tree::Sled(tree) => tree.apply(batch),
+            Tree::Sled(tree) => tree.apply_in_parts(writes),
             Tree::Memory(tree) => {
-                tree.apply(batch);
+                tree.apply(writes);
                 Ok(())
             }
-            Tree::Deferred(tree) => tree.apply(batch),
+            Tree::Deferred(_) => Err(io::Error::other("a deferred tree over another one")),
+        }
+    }
+
+    /// Ends what a crash may have cut short.
+    fn complete(&self) -> io::Result<()> {
+        match self {
+            Tree::Sled(tree) => tree.complete(),
+            Tree::Memory(_) | Tree::Deferred(_) => Ok(()),
         }
     }
 }

@@ -7,6 +7,17 @@ use proptest::test_runner::Config;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+/// Half of all first bytes.
+const LOW: [u8; 128] = {
+    let mut low = [0; 128];
+    let mut at = 0;
+    while at < low.len() {
+        low[at] = at as u8;
+        at += 1;
+    }
+    low
+};
+
 fn sled() -> (tempfile::TempDir, Kv) {
     let dir = tempfile::tempdir().unwrap();
     let kv = Kv::open_sled(dir.path(), 16).unwrap();
@@ -80,7 +91,8 @@ proptest! {
         for kv in [Kv::memory(), sled] {
             let tree = |name| kv.tree(name).unwrap();
             check_batches(&kv, &tree("t"), &batches);
-            check_batches(&kv, &tree("deferred").deferred(), &batches);
+            check_batches(&kv, &tree("deferred").deferred(&[]).unwrap(), &batches);
+            check_batches(&kv, &tree("held").deferred(&[1]).unwrap(), &batches);
         }
     }
 
@@ -89,7 +101,7 @@ proptest! {
         sizes in proptest::collection::vec((1..4u8, 0..90_000usize), 0..40), settled in 0usize..40,
     ) {
         let kv = Kv::memory();
-        let tree = kv.tree("t").unwrap().deferred();
+        let tree = kv.tree("t").unwrap().deferred(&[1]).unwrap();
         for (number, (keys, size)) in sizes.iter().enumerate() {
             let mut batch = Batch::default();
             batch.put(*b"last", vec![u8::try_from(number).unwrap()]);
@@ -114,14 +126,17 @@ proptest! {
     fn a_page_is_a_range_of_the_map(keys in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 0..3), 0..20),
                                     prefix in proptest::collection::vec(any::<u8>(), 0..2), limit in 0usize..6) {
         let (_dir, sled) = sled();
-        let trees = |kv: Kv| [kv.tree("t").unwrap(), kv.tree("deferred").unwrap().deferred()];
-        for (number, tree) in trees(Kv::memory()).into_iter().chain(trees(sled)).enumerate() {
+        let trees = |kv: Kv| {
+            let tree = |name| kv.tree(name).unwrap();
+            [tree("t"), tree("deferred").deferred(&[]).unwrap(), tree("held").deferred(&LOW).unwrap()]
+        };
+        for tree in trees(Kv::memory()).into_iter().chain(trees(sled)) {
             let mut batch = Batch::default();
             keys.iter().for_each(|key| batch.put(key.clone(), Bytes::new()));
             tree.apply(batch).unwrap();
             // Some are taken away, and others come, only in what is kept back.
             let mut keys = keys.clone();
-            if number % 2 == 1 {
+            if let Tree::Deferred(_) = &tree {
                 tree.settle().unwrap();
                 let mut batch = Batch::default();
                 for key in keys.iter().cloned().collect::<Vec<_>>().chunks(2) {

@@ -233,6 +233,11 @@ impl View {
         }
     }
 
+    pub fn blob_size(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        let record = self.message::<pb::BlobRecord>(&keys::blob(digest))?;
+        Ok(record.map(|record| record.size))
+    }
+
     fn with_holders(&self, digest: &Digest, record: &pb::BlobRecord) -> io::Result<Blob> {
         let prefix = keys::holders(digest);
         let mut holders = Vec::new();

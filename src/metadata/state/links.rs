@@ -218,9 +218,15 @@ impl Apply<'_> {
     }
 
     /// Once for each manifest, whoever pushes it. What is wanted of it is counted next.
-    pub fn reference(&mut self, blob: &Digest, size: u64, manifest: &Digest) -> io::Result<()> {
+    pub fn reference(
+        &mut self,
+        blob: &Digest,
+        size: u64,
+        manifest: &Digest,
+        is_new: bool,
+    ) -> io::Result<()> {
         let named_by = keys::named_by(blob, manifest);
-        if self.tx.has(&named_by)? {
+        if !is_new && self.tx.has(&named_by)? {
             return Ok(());
         }
         let key = keys::blob(blob);
@@ -233,7 +239,7 @@ impl Apply<'_> {
         record.size = size;
         record.zero_since_ms = 0;
         self.tx.put_message(key, &record);
-        self.tx.put(named_by, Vec::new());
+        self.tx.put_new(named_by, Vec::new());
         Ok(())
     }
 

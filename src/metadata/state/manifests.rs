@@ -10,6 +10,7 @@ use super::{Apply, DONE, Decision, Refusal, refuse};
 use crate::oci::{Digest, RepositoryName, Tag};
 use crate::policy::Effective;
 use crate::proto::state::v1 as pb;
+use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -188,7 +189,7 @@ impl Apply<'_> {
                 continue;
             }
             self.moving(digest, |apply| {
-                apply.reference(digest, *size, &push.digest)?;
+                apply.reference(digest, *size, &push.digest, created)?;
                 apply.count_wanted(digest, &taken)?;
                 for node in holders.remove(digest).unwrap_or_default() {
                     apply.set_holder(digest, node, true)?;
@@ -243,7 +244,7 @@ impl Apply<'_> {
         };
         self.tx.put_message(key, &record);
         self.tx
-            .put(keys::manifest_bytes(&push.digest), put.bytes.clone());
+            .put_new(keys::manifest_bytes(&push.digest), put.bytes.clone());
         Ok(true)
     }
 
@@ -266,10 +267,10 @@ impl Apply<'_> {
             actor: put.actor.clone(),
         };
         self.tx.put_message(keys::tag(name, tag.as_str()), &record);
+        let history = keys::tag_history(name, tag.as_str(), self.index);
+        self.tx.put_new(history, record.encode_to_vec());
         self.tx
-            .put_message(keys::tag_history(name, tag.as_str(), self.index), &record);
-        self.tx
-            .put(keys::tag_of(name, &push.digest, tag.as_str()), Vec::new());
+            .put_new(keys::tag_of(name, &push.digest, tag.as_str()), Vec::new());
         Ok(())
     }
 

@@ -2,24 +2,31 @@
 //! the entries before it that go to the store together with it.
 
 use super::super::keys;
-use super::super::kv::{Batch, Tree};
+use super::super::kv::{Batch, Pair, Tree};
 use super::super::raft_types::decode;
 use super::hash::StateHash;
 use bytes::Bytes;
 use prost::Message;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Bound;
+use std::rc::Rc;
 
 const PAGE: usize = 256;
 
 /// Ordered, so that equal entries make equal batches.
 type Writes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
-/// The state as an entry finds it: a tree, and what is about to be written to it.
+/// The state as an entry finds it: a tree, and what is about to be written to it. Nobody else writes
+/// to the tree meanwhile.
 pub struct Pending<'a> {
     tree: &'a Tree,
     writes: Writes,
+    /// What was read of the tree, since entries read the same again: their own keys to see what
+    /// they replace, and blobs that they share.
+    read: RefCell<HashMap<Vec<u8>, Option<Bytes>>>,
+    scanned: RefCell<HashMap<Vec<u8>, Rc<[Pair]>>>,
 }
 
 impl<'a> Pending<'a> {
@@ -27,26 +34,66 @@ impl<'a> Pending<'a> {
         Pending {
             tree,
             writes: Writes::new(),
+            read: RefCell::default(),
+            scanned: RefCell::default(),
         }
     }
 
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
         match self.writes.get(key) {
             Some(value) => Ok(value.clone()),
-            None => self.tree.get(key),
+            None => self.stored(key),
         }
+    }
+
+    fn stored(&self, key: &[u8]) -> io::Result<Option<Bytes>> {
+        if let Some(value) = self.read.borrow().get(key) {
+            return Ok(value.clone());
+        }
+        let value = self.tree.get(key)?;
+        let mut read = self.read.borrow_mut();
+        read.insert(key.to_vec(), value.clone());
+        Ok(value)
+    }
+
+    /// All pairs of the tree whose keys begin with `prefix`.
+    fn scan(&self, prefix: &[u8]) -> io::Result<Rc<[Pair]>> {
+        if let Some(pairs) = self.scanned.borrow().get(prefix) {
+            return Ok(pairs.clone());
+        }
+        let mut pairs: Vec<Pair> = Vec::new();
+        loop {
+            let after = pairs.last().map(|(key, _)| key.clone());
+            let page = self.tree.prefix_page(prefix, after.as_deref(), PAGE)?;
+            let is_last = page.len() < PAGE;
+            pairs.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        let pairs: Rc<[Pair]> = pairs.into();
+        let mut scanned = self.scanned.borrow_mut();
+        scanned.insert(prefix.to_vec(), pairs.clone());
+        Ok(pairs)
     }
 
     /// What applying an entry to this has come to.
     pub fn add(&mut self, batch: Batch) {
-        self.writes.extend(batch.writes);
+        let writes = batch.writes.into_iter();
+        self.writes
+            .extend(writes.map(|(key, write)| (key, write.value)));
     }
 
     /// Everything, to be written at once.
     pub fn into_batch(self) -> Batch {
-        Batch {
-            writes: self.writes.into_iter().collect(),
+        let read = self.read.into_inner();
+        let mut batch = Batch::default();
+        for (key, value) in self.writes {
+            let before = read.get(&key);
+            let replaces = before.map(|before| before.as_ref().map_or(0, Bytes::len));
+            batch.write(key, value, replaces);
         }
+        batch
     }
 }
 
@@ -98,6 +145,15 @@ impl<'a> Transaction<'a> {
         self.writes.insert(key, Some(value.into()));
     }
 
+    /// As `put`, where nothing is, as the caller knows: the store is not searched for it.
+    pub fn put_new(&mut self, key: Vec<u8>, value: impl Into<Bytes>) {
+        debug_assert!(matches!(self.get(&key), Ok(None)), "it is there");
+        let mut read = self.before.read.borrow_mut();
+        read.entry(key.clone()).or_insert(None);
+        drop(read);
+        self.put(key, value);
+    }
+
     pub fn put_message(&mut self, key: Vec<u8>, message: &impl Message) {
         self.put(key, message.encode_to_vec());
     }
@@ -108,20 +164,10 @@ impl<'a> Transaction<'a> {
 
     /// All pairs whose keys begin with `prefix`, in order.
     pub fn scan(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Bytes)>> {
-        let mut found: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self
-                .before
-                .tree
-                .prefix_page(prefix, after.as_deref(), PAGE)?;
-            let is_last = page.len() < PAGE;
-            after = page.last().map(|(key, _)| key.to_vec());
-            found.extend(page.into_iter().map(|(key, value)| (key.to_vec(), value)));
-            if is_last {
-                break;
-            }
-        }
+        let stored = self.before.scan(prefix)?;
+        let pairs = stored.iter().cloned();
+        let mut found: BTreeMap<Vec<u8>, Bytes> =
+            pairs.map(|(key, value)| (key.to_vec(), value)).collect();
         lay_over(&mut found, &self.before.writes, prefix);
         lay_over(&mut found, &self.writes, prefix);
         Ok(found.into_iter().collect())
@@ -174,7 +220,8 @@ impl<'a> Transaction<'a> {
             if let Some(value) = &value {
                 hash.add(&key, value);
             }
-            batch.writes.push((key, value));
+            let replaces = Some(before.as_ref().map_or(0, Bytes::len));
+            batch.write(key, value, replaces);
         }
         batch.put(keys::HASH, hash.as_bytes().to_vec());
         Ok(batch)

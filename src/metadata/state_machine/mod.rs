@@ -12,6 +12,7 @@ mod build;
 
 use build::{Builder, Overlay, snapshot_of};
 
+use super::keys;
 use super::kv::{Batch, Kv, Tree};
 use super::raft_types::{
     LogId, SnapshotMeta, StoredMembership, TypeConfig, applied_from_pb, entry_to_pb, invalid,
@@ -125,7 +126,7 @@ impl StateMachine {
                 kv.drop_tree(&name)?;
             }
         }
-        let tree = kv.tree(&current)?.deferred();
+        let tree = kv.tree(&current)?.deferred(keys::FEW)?;
         let (applied, _) = state::state_hash(&tree)?;
         metrics
             .applied_index
@@ -212,11 +213,12 @@ impl StateMachine {
                 "a snapshot whose state has another hash than it says",
             ));
         }
+        let tree = tree.deferred(keys::FEW)?;
         self.number = number;
         // A build of the old state goes on alone: nothing writes to that tree any more. It is
         // dropped at the next start, since dropping it under its reader would fail that one.
         self.build = None;
-        *self.tree.write().expect("no panic while held") = tree.deferred();
+        *self.tree.write().expect("no panic while held") = tree;
         Ok(index)
     }
 }
