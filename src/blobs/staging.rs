@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 
 /// Written at once; as much again may be on its way to disk.
 const BATCH: usize = 1 << 20;
+/// Synced while more comes, so that the end of a large upload does not wait for all of it, nor do
+/// others that sync meanwhile.
+const SYNC_EVERY: u64 = 16 << 20;
 
 #[derive(Clone)]
 pub struct Staging {
@@ -44,6 +47,10 @@ pub struct Upload {
     unchecked: usize,
     state: Option<State>,
     writing: Option<JoinHandle<io::Result<State>>>,
+    /// Ends by itself when the upload does.
+    syncing: Option<JoinHandle<()>>,
+    /// So many bytes are synced, or about to be.
+    synced: u64,
     accepted: u64,
     progress: watch::Sender<Progress>,
 }
@@ -187,6 +194,12 @@ impl Staging {
     }
 }
 
+fn sync_data(file: &File) {
+    if let Err(error) = file.sync_data() {
+        durability::sync_failed("upload", &error);
+    }
+}
+
 fn sum(file: &File, algorithm: Algorithm) -> io::Result<(Sums, u64)> {
     let (hasher, checksums, len) = disk::sum(file, algorithm)?;
     Ok((Sums { hasher, checksums }, len))
@@ -209,6 +222,8 @@ impl Upload {
             unchecked: 0,
             state: Some(state),
             writing: None,
+            syncing: None,
+            synced: len,
             accepted: len,
             progress: watch::Sender::new(Progress::Growing { len }),
         })
@@ -267,11 +282,21 @@ impl Upload {
             let state = written.map_err(io::Error::other)??;
             self.progress
                 .send_replace(Progress::Growing { len: state.written });
+            self.sync_ahead(state.written);
             self.state = Some(state);
         }
         match self.state {
             Some(_) => Ok(()),
             None => Err(io::Error::other("an earlier write of this upload failed")),
+        }
+    }
+
+    fn sync_ahead(&mut self, written: u64) {
+        let is_free = self.syncing.as_ref().is_none_or(JoinHandle::is_finished);
+        if is_free && written - self.synced >= SYNC_EVERY {
+            self.synced = written;
+            let file = self.reader.clone();
+            self.syncing = Some(tokio::task::spawn_blocking(move || sync_data(&file)));
         }
     }
 
@@ -295,7 +320,8 @@ impl Upload {
                 Some(path) => disk::sync_parent(&path),
                 None => Ok(()),
             };
-            if let Err(error) = file.sync_data().and(named) {
+            sync_data(&file);
+            if let Err(error) = named {
                 durability::sync_failed("upload", &error);
             }
             Ok(())
