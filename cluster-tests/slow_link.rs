@@ -1,9 +1,10 @@
 //! A fast client, a slow link between regions: the client is slowed while it uploads, so that its
 //! manifest does not wait longer than it has patience (design 7.2).
 
-use crate::harness::client::{Image, random_bytes};
+use crate::harness::client::{Image, random_bytes, sha256};
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::eventually;
+use reqwest::Method;
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,4 +84,39 @@ async fn a_receiver_that_hangs_in_the_middle_of_an_upload_is_replaced() {
     assert!(copied.await >= 1.0);
     cluster.resume(hung);
     cluster.wait_healthy(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_deleted_while_its_copy_is_under_way_stays_deleted() {
+    let cluster = Cluster::start_with(3, &[("ROADSTEAD_TEST__REPAIR", "off")]).await;
+    let bytes = random_bytes(13, 3 << 20);
+    let digest = sha256(&bytes);
+    let client = cluster.client(0);
+    cluster.links.limit(1_000_000);
+    let pushed = client.push_blob("deleted/app", &digest, bytes).await;
+    assert_eq!(pushed.unwrap(), 201);
+    let path = format!("/v2/deleted/app/blobs/{digest}");
+    let deleted = client.request(Method::DELETE, &path).send().await;
+    assert_eq!(deleted.unwrap().status(), 202);
+    let hex = digest.hex();
+    let has_copy = |i: usize| {
+        let blobs = cluster.data_dir(i).join("blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).exists()
+    };
+    assert!(
+        !has_copy(1) && !has_copy(2),
+        "the copy is slower than the delete"
+    );
+    let within = Duration::from_secs(60);
+    eventually("the copy is over", within, || async {
+        let counted = cluster.metric(0, "roadstead_blob_copies_total{result=\"ok\"}");
+        (counted.await >= 1.0).then_some(())
+    })
+    .await;
+    assert!(has_copy(1) || has_copy(2));
+    cluster.links.limit(0);
+    for i in 0..3 {
+        let found = cluster.client(i).blob("deleted/app", &digest).await;
+        assert_eq!(found.unwrap().status(), 404, "{}", cluster.name(i));
+    }
 }

@@ -83,7 +83,8 @@ impl Peers {
         }
     }
 
-    /// The receiver compares digest and size of what it has, syncs, and vouches for it.
+    /// The receiver compares digest and size of what it has, syncs, and vouches for it. `index`: of the log, as
+    /// of which the repository may read it.
     pub async fn finish_copy(
         &self,
         to: NodeId,
@@ -91,6 +92,7 @@ impl Peers {
         digest: &Digest,
         size: u64,
         repository: &RepositoryName,
+        index: u64,
     ) -> Result<Receipt, PeerError> {
         let request =
             self.blob_request(to, reqwest::Method::POST, &format!("/copies/{id}/finish"))?;
@@ -98,6 +100,7 @@ impl Peers {
             ("digest", digest.to_string()),
             ("size", size.to_string()),
             ("repository", repository.to_string()),
+            ("index", index.to_string()),
         ];
         let response = request.query(&query).timeout(FINISH).send().await;
         let response = response.map_err(|error| broken(to, &error))?;

@@ -324,12 +324,14 @@ impl Repository {
                 names.iter().flat_map(pullable).collect()
             }
         };
+        // Before it is looked whether the sources have it.
+        let index = registry.view().applied_index()?;
         for source in sources {
             let name = &source.name;
             if registry.view().is_blob_linked(name, digest)?
                 || registry.vouch(name, digest).await?.is_some()
             {
-                registry.link(&self.name, digest).await?;
+                registry.link(&self.name, digest, index).await?;
                 return Ok(true);
             }
         }

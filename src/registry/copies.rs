@@ -92,13 +92,14 @@ impl Registry {
         Ok(copy)
     }
 
-    /// Checks, syncs, links, and vouches.
+    /// Checks, syncs, links as of that index of the log, and vouches.
     pub async fn finish_copy(
         &self,
         id: &str,
         digest: &Digest,
         size: u64,
         repository: &RepositoryName,
+        index: u64,
     ) -> Result<Receipt, Error> {
         let copy = self
             .inner
@@ -120,7 +121,7 @@ impl Registry {
         let (registry, digest, repository) = (self.clone(), digest.clone(), repository.clone());
         self.owned(async move {
             registry.keep(upload, &digest).await?;
-            registry.link(&repository, &digest).await?;
+            registry.link(&repository, &digest, index).await?;
             let receipt = registry.own_receipt(&digest).await?;
             receipt.ok_or_else(|| {
                 Error::Unavailable("this node may not vouch for blobs yet".to_owned())

@@ -31,7 +31,13 @@ const PIECE: usize = 256 << 10;
 const LATE: Duration = Duration::from_secs(5);
 
 /// What an upload turned out to be.
-pub(super) type Whole = (Digest, u64);
+#[derive(Clone)]
+pub(super) struct Whole {
+    pub digest: Digest,
+    pub size: u64,
+    /// Of the log, as of which its repository may read it.
+    pub index: u64,
+}
 
 /// How a copy goes.
 #[derive(Clone, Default)]
@@ -197,7 +203,7 @@ pub(super) fn follow(
                         Err(error) => Some((Err(error), None)),
                     };
                 }
-                if matches!(&*end.borrow_and_update(), Some((_, size)) if *size == at) {
+                if matches!(&*end.borrow_and_update(), Some(whole) if whole.size == at) {
                     return None;
                 }
                 tokio::select! {

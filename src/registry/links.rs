@@ -3,6 +3,7 @@
 //!
 //! What must stay true: a local link vouches only while this node has the file, it has not expired
 //! in log time, and no later DeleteBlob of the pair is applied; it is on disk before anyone is told.
+//! A link that a copy brings is as old as the upload that it is a copy of.
 
 use super::Registry;
 use crate::metadata::kv::Batch;
@@ -48,26 +49,46 @@ fn is_alive(link: &LinkRecord, now_ms: u64, unlinked_at: u64) -> bool {
 }
 
 impl Registry {
-    /// Notes the link. Not yet on disk: `Metadata::sync` follows, once for several notes.
-    fn note_link(&self, repository: &RepositoryName, digest: &Digest) -> io::Result<()> {
-        let view = self.view();
+    /// Notes the link, as of that index of the log; one that is newer stays so. Alone with the
+    /// digest. Not yet on disk: `Metadata::sync` follows, once for several notes.
+    fn note_link(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        index: u64,
+    ) -> io::Result<()> {
+        let before = self.noted_link(repository, digest)?;
         let link = LinkRecord {
-            expires_at_ms: view.log_time_ms()? + TTL_MS,
-            index: view.applied_index()?,
+            expires_at_ms: self.view().log_time_ms()? + TTL_MS,
+            index: before.map_or(index, |before| before.index.max(index)),
         };
         let mut batch = Batch::default();
         batch.put(key(repository, digest), link.encode_to_vec());
         self.inner.metadata.local().apply(batch)
     }
 
-    /// Notes the link, on disk when this returns.
+    /// Notes the link, on disk when this returns. `index`: of the log, as of which the repository may
+    /// read the blob; a delete behind it ends the link, also one that this node has applied already.
     pub(super) async fn link(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
+        index: u64,
     ) -> io::Result<()> {
-        self.note_link(repository, digest)?;
+        let alone = self.inner.blobs.lock(digest).await;
+        self.note_link(repository, digest, index)?;
+        drop(alone);
         self.inner.metadata.sync().await
+    }
+
+    fn noted_link(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> io::Result<Option<LinkRecord>> {
+        let noted = self.inner.metadata.local().get(&key(repository, digest))?;
+        let link = noted.map(LinkRecord::decode).transpose();
+        link.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     fn live_link(
@@ -75,11 +96,9 @@ impl Registry {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> io::Result<Option<LinkRecord>> {
-        let Some(bytes) = self.inner.metadata.local().get(&key(repository, digest))? else {
+        let Some(link) = self.noted_link(repository, digest)? else {
             return Ok(None);
         };
-        let link = LinkRecord::decode(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let view = self.view();
         let unlinked_at = view.blob_unlinked_at(repository, digest)?;
         Ok(is_alive(&link, view.log_time_ms()?, unlinked_at).then_some(link))
@@ -100,7 +119,8 @@ impl Registry {
             return Ok(None);
         };
         if link.expires_at_ms < self.view().log_time_ms()? + RENEW_MS {
-            self.note_link(repository, digest)?;
+            // As of when it was: a delete may have come since it was looked at.
+            self.note_link(repository, digest, link.index)?;
         }
         Ok(Some(size))
     }

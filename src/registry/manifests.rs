@@ -111,6 +111,7 @@ impl Registry {
             Reference::Tag(tag) => (Digest::of(Algorithm::Sha256, &put.bytes), vec![tag.clone()]),
         };
         tags.extend(put.tags.iter().cloned());
+        let index = self.view().applied_index()?;
         let (present, absent) = self.sort_out(&name, &manifest).await?;
         let annotations_json = match manifest.annotations.is_empty() {
             true => String::new(),
@@ -156,7 +157,10 @@ impl Registry {
             again,
         };
         loop {
-            command.receipts = self.gather(&name, &present, budget).await?.into_receipts();
+            command.receipts = self
+                .gather(&name, &present, index, budget)
+                .await?
+                .into_receipts();
             let outcome = self
                 .inner
                 .metadata

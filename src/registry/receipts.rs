@@ -95,11 +95,13 @@ impl Registry {
     }
 
     /// Until every blob has receipts from `ack` regions: own ones, those of whoever has it already,
-    /// and of regions that it is copied to now. Held within the budget, then 503.
+    /// and of regions that it is copied to now. Held within the budget, then 503. `index`: of the
+    /// log, as of which the repository may read the blobs.
     pub(super) async fn gather(
         &self,
         repository: &RepositoryName,
         blobs: &[Descriptor],
+        index: u64,
         budget: Budget,
     ) -> Result<Gathered, Error> {
         let mut gathered = Gathered::default();
@@ -138,7 +140,7 @@ impl Registry {
             let mut under_way = Vec::new();
             for blob in missing.iter().map(|blob| &blob.digest) {
                 let have = gathered.regions(blob, &regions);
-                if self.send_where_needed(repository, blob, &have, &regions, needed) {
+                if self.send_where_needed(repository, blob, index, &have, &regions, needed) {
                     under_way.push(blob.clone());
                 }
             }
@@ -174,6 +176,7 @@ impl Registry {
         &self,
         repository: &RepositoryName,
         blob: &Digest,
+        index: u64,
         have: &BTreeSet<&RegionName>,
         regions: &BTreeMap<NodeId, RegionName>,
         needed: usize,
@@ -186,7 +189,7 @@ impl Registry {
         let more = needed.saturating_sub(have.len() + in_time);
         let mut is_any = !under_way.is_empty();
         for to in targets.into_iter().take(more) {
-            self.begin_copy_to(to, repository, blob);
+            self.begin_copy_to(to, repository, blob, index);
             is_any = true;
         }
         is_any

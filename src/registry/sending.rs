@@ -191,9 +191,15 @@ impl Outgoing {
 
     /// All bytes are written, and the client says that this is what they are; the receivers find
     /// out for themselves.
-    pub fn finish(self, digest: &Digest, size: u64) {
+    pub fn finish(self, digest: &Digest, size: u64) -> io::Result<()> {
+        let whole = Whole {
+            digest: digest.clone(),
+            size,
+            index: self.registry.view().applied_index()?,
+        };
         self.registry.inner.sending.add(digest, self.copies);
-        self.end.send_replace(Some((digest.clone(), size)));
+        self.end.send_replace(Some(whole));
+        Ok(())
     }
 }
 
@@ -249,13 +255,22 @@ impl Registry {
 
     /// Begins to send a blob that is here to a node of another region. It goes on when nobody
     /// waits for it any more (A12).
-    pub(super) fn begin_copy_to(&self, to: NodeId, repository: &RepositoryName, digest: &Digest) {
+    /// `index`: as of which the repository may read it.
+    pub(super) fn begin_copy_to(
+        &self,
+        to: NodeId,
+        repository: &RepositoryName,
+        digest: &Digest,
+        index: u64,
+    ) {
         let region = self.inner.peers.address(to).map(|(region, _)| region);
         let going = watch::Sender::new(Going::begin(region));
         self.inner.sending.add(digest, vec![going.subscribe()]);
         let (registry, repository, digest) = (self.clone(), repository.clone(), digest.clone());
         self.until_stopped(async move {
-            let receipt = registry.copy_to(to, &repository, &digest, &going).await;
+            let receipt = registry
+                .copy_to(to, &repository, &digest, index, &going)
+                .await;
             going.send_modify(|going| going.end(receipt));
         });
     }
@@ -265,12 +280,18 @@ impl Registry {
         to: NodeId,
         repository: &RepositoryName,
         digest: &Digest,
+        index: u64,
         going: &watch::Sender<Going>,
     ) -> Option<Receipt> {
         let _one_of_few = self.inner.sending.at_once.acquire().await.ok()?;
         let size = self.inner.blobs.stat(digest).await.ok()??;
         let bytes = self.inner.blobs.open_blob(digest, 0..size).await.ok()?;
-        let whole = std::future::ready(Some((digest.clone(), size)));
+        let whole = Whole {
+            digest: digest.clone(),
+            size,
+            index,
+        };
+        let whole = std::future::ready(Some(whole));
         self.send(to, repository, bytes, whole, || false, going)
             .await
     }
@@ -297,8 +318,12 @@ impl Registry {
         };
         let result = match sent {
             Ok(()) => match whole.await {
-                Some((digest, size)) => peers
-                    .finish_copy(to, &id, &digest, size, repository)
+                Some(Whole {
+                    digest,
+                    size,
+                    index,
+                }) => peers
+                    .finish_copy(to, &id, &digest, size, repository, index)
                     .await
                     .map_err(|error| error.to_string()),
                 None => Err("the upload was given up".to_owned()),

@@ -306,12 +306,13 @@ impl Repository {
     async fn keep_upload(&self, mut open: Box<Open>, digest: &Digest) -> Result<u64, Error> {
         let size = open.upload.flush().await?;
         let Open { upload, copies, .. } = *open;
-        copies.finish(digest, size);
+        copies.finish(digest, size)?;
         let (registry, name, digest) = (self.registry.clone(), self.name.clone(), digest.clone());
         self.registry
             .owned(async move {
                 let size = registry.keep(upload, &digest).await?;
-                registry.link(&name, &digest).await?;
+                let index = registry.view().applied_index()?;
+                registry.link(&name, &digest, index).await?;
                 Ok(size)
             })
             .await

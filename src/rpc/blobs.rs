@@ -106,6 +106,7 @@ struct Finish {
     digest: String,
     size: u64,
     repository: String,
+    index: u64,
 }
 
 async fn finish(
@@ -122,7 +123,7 @@ async fn finish(
         Err(error) => return bad(error),
     };
     match registry
-        .finish_copy(&id, &digest, finish.size, &repository)
+        .finish_copy(&id, &digest, finish.size, &repository, finish.index)
         .await
     {
         Ok(receipt) => receipt.encode_to_vec().into_response(),
