@@ -92,7 +92,7 @@ async fn a_blob_that_is_deleted_while_its_copy_is_under_way_stays_deleted() {
     let bytes = random_bytes(13, 3 << 20);
     let digest = sha256(&bytes);
     let client = cluster.client(0);
-    cluster.links.limit(1_000_000);
+    cluster.links.limit(500_000);
     let pushed = client.push_blob("deleted/app", &digest, bytes).await;
     assert_eq!(pushed.unwrap(), 201);
     let path = format!("/v2/deleted/app/blobs/{digest}");

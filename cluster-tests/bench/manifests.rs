@@ -34,13 +34,6 @@ pub fn read(bed: &Bed) -> Vec<Row> {
     }]
 }
 
-/// A manifest like that of `image`, of its own digest.
-pub fn variant(image: &Image, number: u64) -> Vec<u8> {
-    let text = std::str::from_utf8(&image.manifest).expect("JSON");
-    let open = text.strip_suffix('}').expect("an object");
-    format!("{open},\"annotations\":{{\"number\":\"{number}\"}}}}").into_bytes()
-}
-
 /// Writes until `until` says so; manifests written, and how long that took.
 pub fn write_many(address: SocketAddr, image: &Image, until: impl Fn(u64) -> bool + Sync) -> f64 {
     let (next, began) = (AtomicU64::new(0), Instant::now());
@@ -54,7 +47,8 @@ pub fn write_many(address: SocketAddr, image: &Image, until: impl Fn(u64) -> boo
                         return;
                     }
                     let tag = format!("v{number}");
-                    wire.put_manifest(REPOSITORY, &tag, &variant(image, number));
+                    let manifest = image.annotated("number", &number.to_string());
+                    wire.put_manifest(REPOSITORY, &tag, &manifest);
                 }
             });
         }

@@ -56,15 +56,16 @@ impl Image {
     /// The same, with an annotation that makes its manifest about so long.
     pub fn with_long_manifest(salt: &str, len: usize) -> Image {
         let mut image = Image::small(salt);
-        let text = std::str::from_utf8(&image.manifest).expect("JSON");
-        let open = text.strip_suffix('}').expect("an object");
-        let long = format!(
-            "{open},\"annotations\":{{\"long\":\"{}\"}}}}",
-            "x".repeat(len)
-        );
-        image.manifest = Bytes::from(long);
+        image.manifest = Bytes::from(image.annotated("long", &"x".repeat(len)));
         image.digest = sha256(&image.manifest);
         image
+    }
+
+    /// Its manifest with an annotation more, and so with another digest.
+    pub fn annotated(&self, key: &str, value: &str) -> Vec<u8> {
+        let text = std::str::from_utf8(&self.manifest).expect("JSON");
+        let open = text.strip_suffix('}').expect("an object");
+        format!("{open},\"annotations\":{{\"{key}\":\"{value}\"}}}}").into_bytes()
     }
 }
 

@@ -275,10 +275,8 @@ impl Repository {
             digest: digest.to_string(),
             actor: self.principal.as_str().to_owned(),
         };
-        self.registry
-            .decide(Body::DeleteBlob(delete), budget)
-            .await?;
-        Ok(self.registry.unlink(&self.name, digest)?)
+        // Local links from before it are dead with it, everywhere; one that came since is not.
+        self.registry.decide(Body::DeleteBlob(delete), budget).await
     }
 
     /// True: linked now, here or where the blob is. False: an ordinary upload is to follow (G8).

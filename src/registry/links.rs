@@ -138,12 +138,6 @@ impl Registry {
         Ok(names.filter_map(|name| name.parse().ok()).collect())
     }
 
-    pub(super) fn unlink(&self, repository: &RepositoryName, digest: &Digest) -> io::Result<()> {
-        let mut batch = Batch::default();
-        batch.delete(key(repository, digest));
-        self.inner.metadata.local().apply(batch)
-    }
-
     /// The keys of this node's links after the key `after`, and what each links, also those that have
     /// expired.
     pub(super) fn links_page(&self, after: Option<&[u8]>, limit: usize) -> io::Result<Vec<Noted>> {

@@ -254,8 +254,7 @@ impl Registry {
     }
 
     /// Begins to send a blob that is here to a node of another region. It goes on when nobody
-    /// waits for it any more (A12).
-    /// `index`: as of which the repository may read it.
+    /// waits for it any more (A12). `index`: of the log, as of which the repository may read it.
     pub(super) fn begin_copy_to(
         &self,
         to: NodeId,

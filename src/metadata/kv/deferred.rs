@@ -11,7 +11,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 /// The store is given so much at once, keys and values added up write by write. More takes fewer
@@ -19,9 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 const GROUP_BYTES: usize = 256 << 10;
 /// Kept back at most, while the store takes what was before.
 const MOST_BYTES: usize = 4 * GROUP_BYTES;
-
-/// Read at once when a tree is opened, of what is held in memory.
-const PAGE: usize = 1000;
 
 #[derive(Default)]
 struct Recent {
@@ -47,7 +44,7 @@ enum Giver {
     /// Whoever writes: in memory there is nothing to wait for.
     Writer,
     Thread {
-        groups: Sender<Arc<Merged>>,
+        groups: SyncSender<Arc<Merged>>,
         given: Receiver<io::Result<()>>,
         is_giving: bool,
     },
@@ -59,8 +56,9 @@ impl Giver {
         if let super::Tree::Memory(_) = below {
             return Ok(Giver::Writer);
         }
-        let (groups, orders) = mpsc::channel::<Arc<Merged>>();
-        let (done, given) = mpsc::channel();
+        // One group is on its way at most, and so neither is ever full.
+        let (groups, orders) = mpsc::sync_channel::<Arc<Merged>>(1);
+        let (done, given) = mpsc::sync_channel(1);
         let (below, recent) = (below.clone(), recent.clone());
         let thread = std::thread::Builder::new().name("metadata store".to_owned());
         thread.spawn(move || {
@@ -116,16 +114,8 @@ impl Tree {
         below.complete()?;
         let mut held = BTreeMap::new();
         for kind in in_memory {
-            let mut after: Option<Bytes> = None;
-            loop {
-                let page = below.prefix_page(&[*kind], after.as_deref(), PAGE)?;
-                let is_last = page.len() < PAGE;
-                after = page.last().map(|(key, _)| key.clone());
-                held.extend(page.into_iter().map(|(key, value)| (key.to_vec(), value)));
-                if is_last {
-                    break;
-                }
-            }
+            let all = below.prefix_page(&[*kind], None, usize::MAX)?;
+            held.extend(all.into_iter().map(|(key, value)| (key.to_vec(), value)));
         }
         let recent = Arc::new(RwLock::new(Recent {
             held,

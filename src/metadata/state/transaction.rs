@@ -13,8 +13,6 @@ use std::io;
 use std::ops::Bound;
 use std::rc::Rc;
 
-const PAGE: usize = 256;
-
 /// Ordered, so that equal entries make equal batches.
 type Writes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
@@ -61,16 +59,7 @@ impl<'a> Pending<'a> {
         if let Some(pairs) = self.scanned.borrow().get(prefix) {
             return Ok(pairs.clone());
         }
-        let mut pairs: Vec<Pair> = Vec::new();
-        loop {
-            let after = pairs.last().map(|(key, _)| key.clone());
-            let page = self.tree.prefix_page(prefix, after.as_deref(), PAGE)?;
-            let is_last = page.len() < PAGE;
-            pairs.extend(page);
-            if is_last {
-                break;
-            }
-        }
+        let pairs = self.tree.prefix_page(prefix, None, usize::MAX)?;
         let pairs: Rc<[Pair]> = pairs.into();
         let mut scanned = self.scanned.borrow_mut();
         scanned.insert(prefix.to_vec(), pairs.clone());
