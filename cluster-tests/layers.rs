@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Layer 0: named by anyone, and using only each other.
 const GROUND: &[&str] = &[
+    "access",
+    "audit",
     "budget",
     "clock",
     "durability",
@@ -32,9 +34,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("peers", &[]),
     ("metadata", &["peers"]),
     ("registry", &["blobs", "metadata", "peers"]),
+    ("login", &["metadata"]),
     ("cluster", &["blobs", "metadata", "peers", "registry"]),
-    ("http", &["registry"]),
-    ("api", &["cluster", "metadata", "peers", "registry"]),
+    ("http", &["login", "registry"]),
+    (
+        "api",
+        &["cluster", "login", "metadata", "peers", "registry"],
+    ),
     (
         "rpc",
         &["blobs", "cluster", "metadata", "peers", "registry"],
@@ -45,11 +51,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "node",
         &[
-            "api", "blobs", "cluster", "config", "http", "metadata", "ops", "peers", "registry",
-            "rpc", "server",
+            "api", "blobs", "cluster", "config", "http", "login", "metadata", "ops", "peers",
+            "registry", "rpc", "server",
         ],
     ),
-    ("cli", &["api", "config", "node"]),
+    ("cli", &["api", "config", "login", "node", "server"]),
 ];
 const MAX_LINES: usize = 500;
 

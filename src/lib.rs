@@ -26,7 +26,9 @@
 //! `node/` is outside the stack: the only module that sees every layer. `docs/architecture.md` has
 //! the flows and the named invariants; `cluster-tests/layers.rs` holds the direction of imports.
 
+pub mod access;
 pub mod api;
+pub mod audit;
 pub mod blobs;
 pub mod budget;
 pub mod cli;
@@ -35,6 +37,7 @@ pub mod cluster;
 pub mod config;
 pub mod durability;
 pub mod http;
+pub mod login;
 pub mod metadata;
 pub mod node;
 pub mod oci;

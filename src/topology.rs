@@ -131,6 +131,14 @@ impl From<pb::Role> for Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(pub SocketAddr);
 
+/// Beside it when the connection is TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secure;
+
+/// In place of it when the request came over the socket in the node's data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnSocket;
+
 /// A member of the cluster: where it is, and what it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

@@ -4,6 +4,9 @@
 
 #![no_main]
 
+#[path = "apply/accounts.rs"]
+mod accounts;
+
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
@@ -150,10 +153,14 @@ fn policy(u: &mut Unstructured) -> Result<pb::PolicyRecord> {
                 Some("["),
             ])?
             .map(str::to_owned),
+        public: u.arbitrary()?,
     })
 }
 
 fn body(u: &mut Unstructured) -> Result<Body> {
+    if u.ratio(1, 4)? {
+        return accounts::body(u);
+    }
     Ok(match u.int_in_range(0..=26)? {
         0 => Body::DeleteManifest(pb::DeleteManifest {
             repository: name(u)?,
@@ -328,7 +335,7 @@ impl Replica {
             seq: *seq,
         });
         pb::Command {
-            version: 3,
+            version: 4,
             request,
             settled: *seq,
             given_up: Vec::new(),

@@ -7,6 +7,7 @@
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
+use roadstead::access::{AccountName, CredentialId, Principal, Who};
 use roadstead::metadata::kv::{Batch, Tree};
 use roadstead::metadata::log_store::LogStore;
 use roadstead::metadata::{Kv, View, keys, state};
@@ -37,6 +38,9 @@ const RECORDS: &[fn(&[u8])] = records! {
     RepositoryManifestRecord TagRecord BlobRecord HolderRecord NodeRecord PlacementRecord
     RepositoryRecord PolicyRecord RequestsRecord IdentityRecord LinkRecord UploadRecord SnapshotHeader
     CountCopies WantedCopies CopiesWalkRecord StoredWrites StoredWrite
+    Authority PutAccount RemoveAccount SetPassword RotateSecret SetGrant PutGroup RemoveGroup SetMember
+    PutSigningKey Used Use AccountRecord SecretRecord GrantRecord CiTrust GroupRecord SigningKeyRecord
+    UsedRecord
 };
 
 const NAMES: [&str; 2] = ["a", "a/b"];
@@ -54,7 +58,7 @@ fn node(u: &mut Unstructured) -> Result<NodeId> {
 /// Of the grammar, or anything.
 fn key(u: &mut Unstructured) -> Result<Vec<u8>> {
     let (name, tag) = (*u.choose(&NAMES)?, *u.choose(&TAGS)?);
-    Ok(match u.int_in_range(0..=24)? {
+    Ok(match u.int_in_range(0..=28)? {
         0 => keys::APPLIED.to_vec(),
         1 => keys::HASH.to_vec(),
         2 => keys::CLUSTER.to_vec(),
@@ -79,6 +83,10 @@ fn key(u: &mut Unstructured) -> Result<Vec<u8>> {
         21 => keys::removed(node(u)?),
         22 => keys::outcome(node(u)?, 1),
         23 => keys::copies_walk(name),
+        24 => keys::account(name),
+        25 => keys::secret(&bytes(u)?),
+        26 => keys::group(name),
+        27 => keys::signing_key(tag),
         _ => bytes(u)?,
     })
 }
@@ -115,6 +123,18 @@ fn read(tree: &Tree) {
         view.data_regions(),
         view.under_replicated(),
     );
+    let _ = (view.accounts(), view.groups(), view.signing_keys());
+    let ann: AccountName = NAMES[0].parse().unwrap();
+    if let Ok(Some(account)) = view.account(&ann) {
+        let credential = account.credentials(1).into_iter().next();
+        let credential = credential.unwrap_or(CredentialId(String::new()));
+        let who = Principal::new(Who::Account {
+            name: ann,
+            credential,
+        });
+        let _ = (view.administers(&who, 1), view.may_pull_under(&who, 1));
+        let _ = view.rights(&who, &NAMES[1].parse().unwrap(), 1);
+    }
     let _ = (
         view.policies(),
         view.policy_defaults(),

@@ -2,16 +2,14 @@
 //! is proposed, so that a bad request changes nothing.
 
 use super::Api;
-use super::failed;
-use super::refusal;
+use super::door::Caller;
+use super::error::Refused;
 use super::types::Policies;
 use super::types::Policy;
 use super::types::PolicyAt;
 use super::types::PolicyChange;
 use super::types::PolicyValue;
-use super::unavailable;
-use crate::budget::Budget;
-use crate::metadata::Error as MetadataError;
+use crate::access::Pattern;
 use crate::metadata::View;
 use crate::policy::Effective;
 use crate::policy::Key;
@@ -19,7 +17,6 @@ use crate::policy::Prefix;
 use crate::policy::Settings;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body as Command;
-use crate::proto::state::v1::outcome::Result as Outcome;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Path;
@@ -27,38 +24,11 @@ use axum::extract::Query;
 use axum::extract::State;
 use axum::extract::rejection::PathRejection;
 use axum::extract::rejection::QueryRejection;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::response::Response;
 use futures_util::StreamExt;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
-
-/// An answer that is not what was asked for.
-pub(super) struct Refused(Box<Response>);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        *self.0
-    }
-}
-
-impl From<MetadataError> for Refused {
-    fn from(error: MetadataError) -> Refused {
-        Refused(Box::new(match error {
-            MetadataError::Io(error) => failed("read or write policies", &error),
-            error => unavailable(&error.to_string()),
-        }))
-    }
-}
-
-impl From<io::Error> for Refused {
-    fn from(error: io::Error) -> Refused {
-        Refused::from(MetadataError::Io(error))
-    }
-}
 
 const BODY_MAX: usize = 16 << 10;
 
@@ -67,8 +37,7 @@ type InPath = Result<Path<String>, PathRejection>;
 
 fn refuse(message: impl ToString) -> Refused {
     let next = "`roadstead policy set --help` says what prefixes, keys and values there are";
-    let told = Json(refusal("INVALID", message.to_string(), next));
-    Refused(Box::new((StatusCode::BAD_REQUEST, told).into_response()))
+    Refused::invalid(message, next)
 }
 
 fn parse_prefix(path: InPath) -> Result<Prefix, Refused> {
@@ -113,7 +82,7 @@ fn parse_settings(body: &[u8]) -> Result<Settings, Refused> {
 fn value(key: Key, text: &str) -> Value {
     match key {
         Key::Ack | Key::Copies => text.parse().map_or(Value::Null, |n: u32| n.into()),
-        Key::Sparse | Key::Immutable => text.into(),
+        Key::Sparse | Key::Immutable | Key::Visibility => text.into(),
     }
 }
 
@@ -135,7 +104,21 @@ fn milliseconds(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Answer<Policies> {
+/// A policy is seen and changed by whoever administers what it is for.
+fn must_admin(caller: &Caller, prefix: &Prefix, what: &str) -> Result<(), Refused> {
+    caller.must_admin(&Pattern::from(prefix), what)
+}
+
+/// An admin of a prefix says who may see it; how safely it is kept is for the whole registry's to say.
+fn must_change(caller: &Caller, prefix: &Prefix, keys: &[Key], what: &str) -> Result<(), Refused> {
+    must_admin(caller, prefix, what)?;
+    match keys.iter().all(|key| *key == Key::Visibility) {
+        true => Ok(()),
+        false => caller.must_admin_all(what),
+    }
+}
+
+pub(super) async fn list(State(api): State<Api>, caller: Caller) -> Answer<Policies> {
     let look = |view: &View| Ok((view.policy_defaults()?, view.policies()?));
     let read = api.metadata.read(look).await?;
     let (defaults, stored) = read.value;
@@ -144,15 +127,24 @@ pub(super) async fn list(State(api): State<Api>) -> Answer<Policies> {
         prefix,
         set: values(&settings),
     };
+    let is_seen = |prefix: &str| {
+        let prefix = prefix.parse::<Prefix>();
+        prefix.is_ok_and(|prefix| caller.is_admin_of(&Pattern::from(&prefix)))
+    };
     Ok(Json(Policies {
         defaults: defaults.into_iter().map(|(k, v)| (k, v.value)).collect(),
-        policies: stored.into_iter().map(policy).collect(),
+        policies: stored
+            .into_iter()
+            .filter(|(prefix, _)| is_seen(prefix))
+            .map(policy)
+            .collect(),
         staleness_ms: read.staleness.map(milliseconds),
     }))
 }
 
-pub(super) async fn show(State(api): State<Api>, path: InPath) -> Answer<PolicyAt> {
+pub(super) async fn show(State(api): State<Api>, caller: Caller, path: InPath) -> Answer<PolicyAt> {
     let prefix = parse_prefix(path)?;
+    must_admin(&caller, &prefix, "policy-show")?;
     let look = |view: &View| Ok((view.policy_set(&prefix)?, view.policy(&prefix)?));
     let read = api.metadata.read(look).await?;
     let (set, counts) = read.value;
@@ -164,20 +156,35 @@ pub(super) async fn show(State(api): State<Api>, path: InPath) -> Answer<PolicyA
     }))
 }
 
-pub(super) async fn set(State(api): State<Api>, path: InPath, body: Body) -> Answer<PolicyChange> {
+pub(super) async fn set(
+    State(api): State<Api>,
+    caller: Caller,
+    path: InPath,
+    body: Body,
+) -> Answer<PolicyChange> {
     let prefix = parse_prefix(path)?;
     let changes = parse_settings(&read(body).await?)?;
     let keys = Key::ALL.into_iter();
     let keys: Vec<Key> = keys.filter(|key| changes.get(*key).is_some()).collect();
+    must_change(&caller, &prefix, &keys, "policy-set")?;
+    let told = keys
+        .iter()
+        .filter_map(|key| Some(format!("{key}={}", changes.get(*key)?)));
+    let told: Vec<String> = told.collect();
     let body = Command::SetPolicy(pb::SetPolicy {
         prefix: prefix.to_string(),
         set: Some(pb::PolicyRecord::from(&changes)),
     });
-    change(&api, &prefix, &keys, body).await
+    let before = api.metadata.view().policy_set(&prefix)?;
+    caller
+        .change("policy-set", &prefix, told.join(" "), body)
+        .await?;
+    changed(&api, &prefix, &keys, &before)
 }
 
 pub(super) async fn unset(
     State(api): State<Api>,
+    caller: Caller,
     path: InPath,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Answer<PolicyChange> {
@@ -195,31 +202,24 @@ pub(super) async fn unset(
     if keys.is_empty() {
         return Err(refuse("no key is given"));
     }
+    must_change(&caller, &prefix, &keys, "policy-unset")?;
+    let named: Vec<String> = keys.iter().map(Key::to_string).collect();
+    let told = named.join(" ");
     let body = Command::UnsetPolicy(pb::UnsetPolicy {
         prefix: prefix.to_string(),
-        keys: keys.iter().map(Key::to_string).collect(),
+        keys: named,
     });
-    change(&api, &prefix, &keys, body).await
+    let before = api.metadata.view().policy_set(&prefix)?;
+    caller.change("policy-unset", &prefix, told, body).await?;
+    changed(&api, &prefix, &keys, &before)
 }
 
-async fn change(api: &Api, prefix: &Prefix, keys: &[Key], body: Command) -> Answer<PolicyChange> {
-    let before = api.metadata.view().policy_set(prefix)?;
-    let outcome = api.metadata.write(body, Budget::default()).await?;
-    match outcome.result {
-        Some(Outcome::Done(_)) => {}
-        Some(Outcome::Refused(no)) if no.reason() == pb::Reason::Invalid => {
-            return Err(refuse(no.message));
-        }
-        _ => {
-            let why = "it is not known whether the change took effect";
-            return Err(Refused(Box::new(unavailable(why))));
-        }
-    }
+fn changed(api: &Api, prefix: &Prefix, keys: &[Key], before: &Settings) -> Answer<PolicyChange> {
     let view = api.metadata.view();
     let counts = view.policy(prefix)?;
     Ok(Json(PolicyChange {
         prefix: prefix.to_string(),
-        before: values(&before),
+        before: values(before),
         set: values(&view.policy_set(prefix)?),
         warnings: warnings(prefix, keys, &counts, &view)?,
         effective: effective(&counts),

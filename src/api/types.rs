@@ -1,6 +1,7 @@
 //! The bodies of the admin API: what the server sends and the command line reads. Fields are
 //! added; none changes its name or its meaning.
 
+pub use crate::audit::Event;
 use crate::topology::Role;
 use serde::Deserialize;
 use serde::Serialize;
@@ -172,6 +173,169 @@ pub struct PolicyChange {
     pub set: PolicyValues,
     pub effective: BTreeMap<String, PolicyValue>,
     pub warnings: Vec<String>,
+}
+
+/// `GET /api/v1/whoami`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhoAmI {
+    /// `anonymous` where there are no accounts, `local` on the node's own socket.
+    pub name: String,
+    /// user, token, key or ci; null without an account.
+    pub kind: Option<String>,
+    pub grants: Vec<Grant>,
+    pub groups: Vec<String>,
+    /// Patterns; `*` is the whole registry.
+    pub administers: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    pub pattern: String,
+    pub rights: Vec<String>,
+    /// Milliseconds since 1970, as all such times; null: it does not end.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// `GET /api/v1/accounts`: those that the caller may see.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accounts {
+    pub accounts: Vec<Account>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    pub name: String,
+    /// user, token, key or ci.
+    pub kind: String,
+    pub grants: Vec<Grant>,
+    pub groups: Vec<String>,
+    /// Of a key: the user that it acts as.
+    pub owner: Option<String>,
+    pub expires_at_ms: Option<u64>,
+    pub created_at_ms: u64,
+    pub created_by: String,
+    /// As far as this region has heard.
+    pub used_at_ms: Option<u64>,
+    /// How many are good or have not run out: two while a rotation keeps the old one.
+    pub secrets: usize,
+    pub ci: Option<Ci>,
+}
+
+/// `PUT /api/v1/accounts/NAME`: 409 when the name is taken.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAccount {
+    pub kind: String,
+    #[serde(default)]
+    pub password: Option<String>,
+    #[serde(default)]
+    pub grants: Vec<GrantOf>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    #[serde(default)]
+    pub owner: Option<String>,
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
+    #[serde(default)]
+    pub ci: Option<Ci>,
+}
+
+/// `team/*:pull,push`, for so long or for ever.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantOf {
+    pub grant: String,
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// Whose tokens are taken: of this issuer, for this audience, with all of these claims.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ci {
+    pub issuer: String,
+    pub audience: String,
+    /// `*` in a value stands for any text.
+    pub claims: BTreeMap<String, String>,
+    /// The issuer's keys as a JSON Web Key Set; without it the issuer is asked. Not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
+}
+
+/// What came of a change to an account; a new secret is here, and nowhere again.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// `PUT /api/v1/accounts/NAME/password`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPassword {
+    pub password: String,
+}
+
+/// `POST /api/v1/accounts/NAME/rotate`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// The old secret is good for so long still; absent or 0: not at all.
+    #[serde(default)]
+    pub keep_old_seconds: Option<u64>,
+    /// Of the account, from now on; absent: it does not expire.
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// `GET /api/v1/groups`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Groups {
+    pub groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    pub name: String,
+    pub grants: Vec<Grant>,
+    pub members: Vec<String>,
+}
+
+/// `PUT /api/v1/groups/NAME`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGroup {
+    #[serde(default)]
+    pub grants: Vec<GrantOf>,
+}
+
+/// What was changed, and the entry of the log that did it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    pub name: String,
+    pub index: u64,
+}
+
+/// `GET /api/v1/signing-keys`, and `POST` for a new one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SigningKeys {
+    pub keys: Vec<SigningKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SigningKey {
+    pub kid: String,
+    pub created_at_ms: u64,
+    /// Null: it signs.
+    pub retired_at_ms: Option<u64>,
+}
+
+/// `GET /api/v1/audit?since_seconds=N`: of the node that answers, oldest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditLog {
+    pub region: String,
+    pub events: Vec<Event>,
 }
 
 /// Every refusal and failure, from the server and, with `-o json`, on stderr.

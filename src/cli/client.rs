@@ -1,18 +1,35 @@
 //! Speaking to a cluster: the servers of `--server` are tried in turn until one answers. An
-//! answer, also a refusal, is final; only silence leads to the next.
+//! answer, also a refusal, is final; only silence leads to the next. With `--data-dir` it speaks over
+//! the socket in that directory, which needs no password.
+//!
+//! What must stay true: a credential goes to the server that it was given or stored for, and a
+//! stored one to no other.
 
+use super::docker_config;
 use super::output::Failure;
 use super::output::chain;
 use crate::api::types::ErrorBody;
+use crate::server::local::socket_in;
 use reqwest::Method;
 use reqwest::Response;
 use reqwest::StatusCode;
+use secrecy::ExposeSecret;
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use std::io::BufRead;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Nothing was done, and asking again does not help.
+const REFUSALS: [StatusCode; 4] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::CONFLICT,
+];
 
 /// Where the cluster is, and who asks.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,7 +47,7 @@ pub struct Connection {
     /// Certificates (PEM) to trust instead of the system's
     #[arg(long, global = true, value_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// Account to use
+    /// Account to use; asks for the password when it is not given
     #[arg(
         long,
         global = true,
@@ -43,31 +60,65 @@ pub struct Connection {
     password_stdin: bool,
     /// Token to use
     #[arg(long, global = true, env = "ROADSTEAD_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    token: Option<SecretString>,
+    /// A node's own directory, on its machine: `serve` keeps its data there, `dev` its regions
+    /// [default of dev: ./.roadstead-dev]; all others speak to the node that runs on it, without a
+    /// password
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Login {
+#[derive(Clone, Debug)]
+pub enum Login {
     None,
-    User { name: String, password: String },
-    Token(String),
+    User {
+        name: String,
+        password: SecretString,
+    },
+    Token(SecretString),
 }
 
 pub struct Client {
     http: reqwest::Client,
     servers: Vec<String>,
-    login: Login,
+    /// Of each server.
+    logins: Vec<Login>,
 }
 
 impl Connection {
     pub fn open(self) -> Result<Client, Failure> {
-        let login = self.login()?;
-        let servers = self
-            .server
-            .iter()
-            .map(|url| normal(url))
-            .collect::<Result<Vec<_>, _>>()?;
         let mut http = reqwest::Client::builder().connect_timeout(CONNECT);
+        if let Some(dir) = &self.data_dir {
+            let socket = socket_in(dir);
+            if !socket.exists() {
+                return Err(Failure::no_server(
+                    format!("no node runs on {}", dir.display()),
+                    "start it, or name the data directory of one that runs on this machine",
+                ));
+            }
+            let http = http
+                .no_proxy()
+                .tls_certs_only([])
+                .unix_socket(socket)
+                .build();
+            let http = http.map_err(|error| Failure::failed("start the client", &error))?;
+            // The name says nothing: the socket leads to one node.
+            let servers = vec!["http://localhost".to_owned()];
+            let logins = vec![Login::None];
+            return Ok(Client {
+                http,
+                servers,
+                logins,
+            });
+        }
+        let servers = self.servers()?;
+        let logins = match self.login()? {
+            Login::None => servers
+                .iter()
+                .map(|server| docker_config::stored(server))
+                .collect(),
+            given => vec![given; servers.len()],
+        };
         if let Some(path) = &self.cacert {
             let named = format!("read {}", path.display());
             let pem = std::fs::read(path).map_err(|error| Failure::failed(&named, &error))?;
@@ -84,11 +135,16 @@ impl Connection {
         Ok(Client {
             http,
             servers,
-            login,
+            logins,
         })
     }
 
-    fn login(&self) -> Result<Login, Failure> {
+    pub fn servers(&self) -> Result<Vec<String>, Failure> {
+        self.server.iter().map(|url| normal(url)).collect()
+    }
+
+    /// As it is given on the command line.
+    pub fn login(&self) -> Result<Login, Failure> {
         if let Some(token) = &self.token {
             return Ok(Login::Token(token.clone()));
         }
@@ -109,20 +165,33 @@ impl Connection {
             let password = password.trim_end_matches(['\n', '\r']).to_owned();
             return Ok(Login::User {
                 name: user.clone(),
-                password,
+                password: password.into(),
             });
         }
         match user.split_once(':') {
             Some((name, password)) => Ok(Login::User {
                 name: name.to_owned(),
-                password: password.to_owned(),
+                password: password.to_owned().into(),
             }),
-            None => Err(Failure::refused(
-                format!("there is no password for {user}"),
-                "give it on stdin with --password-stdin, or as --user NAME:PASSWORD",
-            )),
+            None => Ok(Login::User {
+                name: user.clone(),
+                password: ask_password(&format!("Password of {user}: "))?,
+            }),
         }
     }
+}
+
+/// Typed, not shown.
+pub fn ask_password(prompt: &str) -> Result<SecretString, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::refused(
+            "there is no password, and nobody to ask for it",
+            "give it on stdin with --password-stdin, or as --user NAME:PASSWORD",
+        ));
+    }
+    let typed = rpassword::prompt_password(prompt);
+    let typed = typed.map_err(|error| Failure::failed("read the password", &error))?;
+    Ok(typed.into())
 }
 
 /// With a scheme, without a slash at the end.
@@ -148,13 +217,24 @@ impl Client {
         &self.servers
     }
 
-    /// A request to one server, with the login.
+    pub fn with_login(mut self, login: Login) -> Client {
+        self.logins.fill(login);
+        self
+    }
+
+    /// A request to one server, with the login for it.
     pub fn request(&self, method: Method, url: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, url);
-        match &self.login {
+        let own = self.servers.iter().position(|server| {
+            let rest = url.strip_prefix(server.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        match own.map_or(&Login::None, |own| &self.logins[own]) {
             Login::None => request,
-            Login::User { name, password } => request.basic_auth(name, Some(password)),
-            Login::Token(token) => request.bearer_auth(token),
+            Login::User { name, password } => {
+                request.basic_auth(name, Some(password.expose_secret()))
+            }
+            Login::Token(token) => request.bearer_auth(token.expose_secret()),
         }
     }
 
@@ -203,7 +283,7 @@ async fn answer<T: DeserializeOwned>(server: &str, response: Response) -> Result
         });
     }
     match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(told) if status == StatusCode::BAD_REQUEST => {
+        Ok(told) if REFUSALS.contains(&status) => {
             Err(Failure::refused(told.error.message, told.error.next))
         }
         Ok(told) => Err(Failure::limit(
@@ -236,7 +316,8 @@ mod tests {
             cacert: None,
             user: user.map(str::to_owned),
             password_stdin: false,
-            token: token.map(str::to_owned),
+            token: token.map(|token| token.to_owned().into()),
+            data_dir: None,
         }
     }
 
@@ -250,18 +331,25 @@ mod tests {
 
     #[test]
     fn a_password_may_contain_a_colon() {
-        let login = connection(Some("ann:a:b"), None).login().unwrap();
-        assert_eq!(
-            login,
-            Login::User {
-                name: "ann".to_owned(),
-                password: "a:b".to_owned()
+        match connection(Some("ann:a:b"), None).login().unwrap() {
+            Login::User { name, password } => {
+                assert_eq!((name.as_str(), password.expose_secret()), ("ann", "a:b"));
             }
-        );
-        assert_eq!(
-            connection(None, Some("t")).login(),
-            Ok(Login::Token("t".to_owned()))
-        );
-        assert!(connection(Some("ann"), None).login().is_err());
+            other => panic!("{other:?}"),
+        }
+        let token = connection(None, Some("hunter2")).login().unwrap();
+        assert!(!format!("{token:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_credential_goes_to_the_servers_that_are_named_and_to_no_other() {
+        let client = connection(Some("ann:secret"), None).open().unwrap();
+        let header = |url: &str| {
+            let request = client.request(Method::GET, url).build().unwrap();
+            request.headers().contains_key("authorization")
+        };
+        assert!(header("http://127.0.0.1:5000/v2/"));
+        assert!(!header("http://127.0.0.1:50001/v2/"));
+        assert!(!header("http://127.0.0.2:5000/v2/"));
     }
 }

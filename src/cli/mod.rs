@@ -1,9 +1,13 @@
 //! The commands: words in, tables or JSON out. Exit codes: 0 done, 1 failed, 2 refused or wrong
 //! usage, 3 no server answered. With `-o json` an error is one JSON document on stderr.
 
+mod accounts;
+mod audit;
 mod client;
 mod config_check;
 mod dev;
+mod docker_config;
+mod login;
 mod output;
 mod policy;
 mod selftest;
@@ -11,6 +15,7 @@ mod serve;
 mod status;
 mod verify;
 
+use accounts::Run;
 use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
@@ -57,6 +62,32 @@ enum Command {
     /// What counts for which repositories: copies, immutable tags
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Keep a credential for the servers of --server, where docker and podman find it too
+    Login,
+    /// Forget the credential for the servers of --server
+    Logout,
+    /// Who you are to the server, and what you may do
+    Whoami,
+    /// Users: people with a name and a password
+    #[command(subcommand)]
+    User(accounts::User),
+    /// Robot tokens: machines with a name and a random secret
+    #[command(subcommand)]
+    Token(accounts::Token),
+    /// Access keys: act as a user, without the password
+    #[command(subcommand)]
+    Key(accounts::Key),
+    /// CI systems whose own tokens are taken
+    #[command(subcommand)]
+    Ci(accounts::CiSystem),
+    /// Groups: users that share grants
+    #[command(subcommand)]
+    Group(accounts::GroupCommand),
+    /// Who did what, at the region that answers
+    Audit(audit::Args),
+    /// The keys that short-lived tokens are signed with
+    #[command(subcommand)]
+    SigningKey(audit::SigningKey),
     /// Compare what the nodes have
     Verify(verify::Args),
     /// Push a tiny image, pull it back, delete it
@@ -118,8 +149,26 @@ fn wants_json(arguments: &[OsString]) -> bool {
 fn run(cli: Cli) -> Result<(), Failure> {
     let (format, connection) = (cli.output, cli.connection);
     match cli.command {
-        Command::Dev(args) => on_one_thread(dev::run(args, format))?,
-        Command::Serve(args) => serve::run(*args),
+        Command::Dev(mut args) => {
+            args.data_dir = connection.data_dir.unwrap_or(args.data_dir);
+            on_one_thread(dev::run(args, format))?
+        }
+        Command::Serve(mut args) => {
+            args.data_dir = connection.data_dir;
+            serve::run(*args)
+        }
+        Command::Login => on_one_thread(login::login(connection, format))?,
+        Command::Logout => login::logout(&connection),
+        Command::Whoami => on_one_thread(login::whoami(connection, format))?,
+        Command::User(command) => on_one_thread(Run::new(connection, format)?.user(command))?,
+        Command::Token(command) => on_one_thread(Run::new(connection, format)?.token(command))?,
+        Command::Key(command) => on_one_thread(Run::new(connection, format)?.key(command))?,
+        Command::Ci(command) => on_one_thread(Run::new(connection, format)?.ci(command))?,
+        Command::Group(command) => on_one_thread(Run::new(connection, format)?.group(command))?,
+        Command::Audit(args) => on_one_thread(audit::run(args, connection, format))?,
+        Command::SigningKey(command) => {
+            on_one_thread(audit::signing_key(command, connection, format))?
+        }
         Command::Status(args) => on_one_thread(status::run(args, connection, format))?,
         Command::Policy(command) => on_one_thread(policy::run(command, connection, format))?,
         Command::Verify(args) => on_one_thread(verify::run(args, connection, format))?,

@@ -10,6 +10,8 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -152,6 +154,16 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// Milliseconds since 1970 as people read them, in UTC.
+pub fn time(at_ms: u64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp((at_ms / 1000).cast_signed());
+    let at = at.ok().and_then(|at| at.format(&Rfc3339).ok());
+    at.map_or_else(
+        || at_ms.to_string(),
+        |at| at.replace('T', " ").trim_end_matches('Z').to_owned(),
+    )
+}
+
 /// Columns that line up, without lines.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
@@ -185,13 +197,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
-    let wrong = || format!("{text:?} is no duration: write 500ms, 30s, 5m or 1h");
+    let wrong = || format!("{text:?} is no duration: write 500ms, 30s, 5m, 1h or 30d");
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let milliseconds = match unit {
         "ms" => 1,
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 24 * 3_600_000,
         _ => return Err(wrong()),
     };
     number

@@ -12,6 +12,11 @@ use crate::stderr;
 use crate::telemetry;
 use crate::topology::RegionName;
 use crate::topology::Role;
+use rustix::process::DumpableBehavior;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::set_dumpable_behavior;
+use rustix::process::setrlimit;
 use std::path::PathBuf;
 
 /// Each option overrides the key of the same name in the configuration file.
@@ -20,9 +25,9 @@ pub struct Args {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// This node's own directory
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    /// This node's own directory: the option of all commands.
+    #[arg(skip)]
+    pub data_dir: Option<PathBuf>,
     /// The region that this node is in
     #[arg(long, value_name = "NAME")]
     region: Option<RegionName>,
@@ -60,6 +65,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = configure(args, std::env::vars_os())?;
+    keep_memory_private();
     telemetry::log_to_stderr(&config.log.level, config.log.json)
         .map_err(|error| Failure::failed("start the thread that writes the log", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,6 +82,20 @@ pub fn run(args: Args) -> Result<(), Failure> {
             Failure::limit(message, error.next())
         }
     })
+}
+
+/// What is in memory, keys and passwords among it, goes into no core dump, and no other process of
+/// this user may look at it.
+fn keep_memory_private() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let limited = setrlimit(Resource::Core, none);
+    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    for error in [limited.err(), hidden.err()].into_iter().flatten() {
+        tracing::warn!(%error, "turn core dumps off");
+    }
 }
 
 fn configure(
@@ -102,13 +122,8 @@ fn configure(
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }
-    let config = draft.check(&place).map_err(|problems| refuse(&problems))?;
-    if !no_auth {
-        return Err(Failure::refused(
-            "this release has no accounts yet (they arrive with a later one), so a node only runs without them",
-            "add --no-auth: everyone who can reach the registry on loopback may then do everything",
-        ));
-    }
+    let mut config = draft.check(&place).map_err(|problems| refuse(&problems))?;
+    config.accounts = !no_auth;
     let limits = limits(&config, &later);
     if !limits.is_empty() {
         return Err(Failure::refused(
@@ -227,13 +242,6 @@ mod tests {
     #[test]
     fn what_this_release_cannot_do_safely_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(
-            refusal(Args {
-                no_auth: false,
-                ..args(dir.path())
-            })
-            .contains("accounts")
-        );
         let open = Some("0.0.0.0:5000".to_owned());
         assert!(
             refusal(Args {

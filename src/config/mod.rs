@@ -39,6 +39,8 @@ pub struct Config {
     pub profile: Profile,
     pub cache_mib: u64,
     pub log: Log,
+    /// False: whoever reaches the registry may do everything.
+    pub accounts: bool,
 }
 
 /// How this node gets into a cluster. Ignored once it is in one.
@@ -293,6 +295,7 @@ impl Draft {
             ops_listen: self.ops_listen.unwrap_or(loopback(5020)),
             profile: self.profile.unwrap_or(Profile::Continental),
             cache_mib: self.cache_mib.unwrap_or(256),
+            accounts: true,
             log: Log {
                 level: self.log_level.unwrap_or_else(|| "info".to_owned()),
                 json: self.log_json.unwrap_or(false),

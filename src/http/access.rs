@@ -27,6 +27,8 @@ pub struct Line {
     pub id: RequestId,
     pub began: Instant,
     pub client: Option<Client>,
+    /// The account; empty where nobody had to say.
+    pub who: String,
     pub method: Method,
     pub route: &'static str,
     pub repository: String,
@@ -46,6 +48,7 @@ impl Drop for Line {
     fn drop(&mut self) {
         let Line {
             id,
+            who,
             method,
             route,
             repository,
@@ -59,11 +62,11 @@ impl Drop for Line {
         // Of a proxy, when one is in between.
         let client = self.client.map(|Client(address)| field::display(address));
         if let Some(cause) = &self.cause {
-            tracing::error!(%id, client, %method, route, repository, reference, status, ms, received, sent, is_cut, cause, "request failed inside");
+            tracing::error!(%id, client, who, %method, route, repository, reference, status, ms, received, sent, is_cut, cause, "request failed inside");
         } else if *route == "health" {
             tracing::debug!(%id, client, %method, route, status, ms, "request");
         } else {
-            tracing::info!(%id, client, %method, route, repository, reference, status, ms, received, sent, is_cut, "request");
+            tracing::info!(%id, client, who, %method, route, repository, reference, status, ms, received, sent, is_cut, "request");
         }
     }
 }
@@ -163,6 +166,7 @@ mod tests {
             id: "00000000000000ab".parse().unwrap(),
             began: Instant::now(),
             client: Some(Client(([192, 0, 2, 7], 40).into())),
+            who: "ann".to_owned(),
             method: Method::GET,
             route,
             repository: "team/app".to_owned(),
@@ -191,6 +195,7 @@ mod tests {
         for said in [
             "id=00000000000000ab",
             "client=192.0.2.7:40",
+            "who=\"ann\"",
             "method=GET",
             "route=\"get-manifest\"",
             "repository=\"team/app\"",

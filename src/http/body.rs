@@ -83,7 +83,7 @@ impl Incoming {
 }
 
 fn too_large(limit: usize) -> Failure {
-    let message = format!("a manifest has at most {limit} bytes");
+    let message = format!("a body here, such as a manifest, has at most {limit} bytes");
     Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", message)
 }
 

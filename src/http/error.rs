@@ -59,6 +59,14 @@ impl Failure {
         self
     }
 
+    pub fn internal(error: &std::io::Error) -> Failure {
+        let told = "internal error";
+        Failure {
+            cause: Some(chain(error)),
+            ..Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", told)
+        }
+    }
+
     fn with_details(mut self, details: Vec<Value>) -> Failure {
         self.details = details;
         self
@@ -132,7 +140,7 @@ impl From<registry::Error> for Failure {
                 (StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED")
             }
             Error::BlobInUse => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
-            Error::Denied(_) => (StatusCode::FORBIDDEN, "DENIED"),
+            Error::Denied(_) | Error::NotAllowed { .. } => (StatusCode::FORBIDDEN, "DENIED"),
             Error::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
             Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
             Error::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "UNAVAILABLE"),
@@ -259,6 +267,14 @@ mod tests {
             ),
             (Error::BlobInUse, 405, "UNSUPPORTED"),
             (Error::Denied("x".into()), 403, "DENIED"),
+            (
+                Error::NotAllowed {
+                    action: crate::access::Action::Pull,
+                    repository: "a".parse().unwrap(),
+                },
+                403,
+                "DENIED",
+            ),
             (Error::TooMany("x".into()), 429, "TOOMANYREQUESTS"),
             (Error::Unavailable("x".into()), 503, "UNAVAILABLE"),
             (Error::DiskFull, 507, "UNAVAILABLE"),

@@ -1,17 +1,17 @@
-//! One function per endpoint of the distribution spec.
+//! One function per endpoint of the distribution spec; each has its repository from the door.
 
+use super::auth::Asking;
 use super::body::Incoming;
 use super::error::Failure;
 use super::headers::{self, etag, value};
 use super::parts;
 use super::query::{Page, Query, next_referrers};
 use super::range::{parse_chunk, parse_ranges, uploaded};
-use super::route::Route;
+use crate::access::Principal;
 use crate::budget::Budget;
 use crate::oci::{Algorithm, Digest, OCI_INDEX, Reference, RepositoryName, Tag};
 use crate::registry::{
-    Action, Chunk, Precondition, Principal, PutManifest, Registry, Repository, Source, Step,
-    resolve_all,
+    Action, Chunk, Precondition, PutManifest, Registry, Repository, Source, Step, resolve_all,
 };
 use crate::topology::Client;
 use axum::body::Body;
@@ -22,65 +22,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 
-type Answer = Result<Response, Failure>;
+pub(super) type Answer = Result<Response, Failure>;
 
 const MANIFEST_MAX: usize = 4 << 20;
 const TAGS_MAX: usize = 100;
 
-pub async fn handle(registry: &Registry, route: Route, request: &Parts, body: Incoming) -> Answer {
-    let action = match request.method {
-        Method::GET | Method::HEAD => Action::Pull,
-        Method::DELETE => Action::Delete,
-        _ => Action::Push,
-    };
-    let of = |name: &RepositoryName| registry.authorize(&Principal::Anonymous, action, name);
-    match &route {
-        Route::Health => health(registry, request),
-        Route::Version => Ok(json_answer(&json!({}))),
-        Route::VersionOptions => Ok(with(
-            empty(StatusCode::OK),
-            header::ALLOW,
-            "GET, HEAD, OPTIONS",
-        )),
-        Route::Catalog => catalog(registry, request).await,
-        Route::GetBlob(name, digest) => get_blob(of(name)?, digest, request).await,
-        Route::DeleteBlob(name, digest) => {
-            of(name)?.delete_blob(digest, Budget::default()).await?;
-            let accepted = empty(StatusCode::ACCEPTED);
-            Ok(with(accepted, headers::CONTENT_DIGEST, digest.to_string()))
-        }
-        Route::GetManifest(name, reference) => get_manifest(of(name)?, reference, request).await,
-        Route::PutManifest(name, reference) => {
-            put_manifest(of(name)?, reference, request, body).await
-        }
-        Route::DeleteManifest(name, reference) => {
-            let condition = precondition(&request.headers);
-            of(name)?
-                .delete_manifest(reference, condition, Budget::default())
-                .await?;
-            Ok(empty(StatusCode::ACCEPTED))
-        }
-        Route::StartUpload(name) => start_upload(registry, of(name)?, request, body).await,
-        Route::UploadStatus(name, id) => {
-            let offset = step(&of(name)?, id, Step::Offset).await?;
-            Ok(upload_answer(StatusCode::NO_CONTENT, name, id, offset))
-        }
-        Route::AppendUpload(name, id) => {
-            let append = Step::Append(chunk(request)?, body.stream());
-            let at = step(&of(name)?, id, append).await?;
-            Ok(upload_answer(StatusCode::ACCEPTED, name, id, at))
-        }
-        Route::FinishUpload(name, id) => finish_upload(of(name)?, id, request, body).await,
-        Route::CancelUpload(name, id) => {
-            step(&of(name)?, id, Step::Cancel).await?;
-            Ok(empty(StatusCode::NO_CONTENT))
-        }
-        Route::Tags(name) => tags(of(name)?, request).await,
-        Route::Referrers(name, digest) => referrers(of(name)?, digest, request).await,
-    }
-}
-
-fn empty(status: StatusCode) -> Response {
+pub(super) fn empty(status: StatusCode) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
@@ -92,12 +39,12 @@ fn empty(status: StatusCode) -> Response {
     response
 }
 
-fn with(mut response: Response, name: HeaderName, text: impl Into<String>) -> Response {
+pub(super) fn with(mut response: Response, name: HeaderName, text: impl Into<String>) -> Response {
     response.headers_mut().insert(name, value(text));
     response
 }
 
-fn json_answer(body: &Value) -> Response {
+pub(super) fn json_answer(body: &Value) -> Response {
     with(
         Response::new(Body::from(body.to_string())),
         header::CONTENT_TYPE,
@@ -109,7 +56,7 @@ fn query(request: &Parts) -> Query<'_> {
     Query::new(request.uri.query())
 }
 
-fn health(registry: &Registry, request: &Parts) -> Answer {
+pub(super) fn health(registry: &Registry, request: &Parts) -> Answer {
     let purpose = query(request).first("for");
     let is_well = match purpose.as_deref() {
         None | Some("pulls") => registry.takes_pulls(),
@@ -126,18 +73,18 @@ fn health(registry: &Registry, request: &Parts) -> Answer {
     }))
 }
 
-fn precondition(headers: &HeaderMap) -> Precondition {
+pub(super) fn precondition(headers: &HeaderMap) -> Precondition {
     Precondition {
         if_match: headers::entity_tags(headers, header::IF_MATCH),
         if_none_match: headers::entity_tags(headers, header::IF_NONE_MATCH),
     }
 }
 
-async fn catalog(registry: &Registry, request: &Parts) -> Answer {
+pub(super) async fn catalog(registry: &Registry, asking: &Asking, request: &Parts) -> Answer {
     let page = Page::parse(query(request))?;
     let limit = page.limit.saturating_add(1);
     let read = registry
-        .repositories(&Principal::Anonymous, page.after.as_deref(), limit)
+        .repositories(&asking.principal, page.after.as_deref(), limit)
         .await?;
     let mut names = read.value;
     let more = names.len() > page.limit && page.limit > 0;
@@ -150,7 +97,7 @@ async fn catalog(registry: &Registry, request: &Parts) -> Answer {
     Ok(response)
 }
 
-async fn tags(repository: Repository, request: &Parts) -> Answer {
+pub(super) async fn tags(repository: Repository, request: &Parts) -> Answer {
     let page = Page::parse(query(request))?;
     let read = repository
         .tags(page.after.as_deref(), page.limit, Budget::default())
@@ -165,7 +112,7 @@ async fn tags(repository: Repository, request: &Parts) -> Answer {
     Ok(response)
 }
 
-async fn referrers(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
+pub(super) async fn referrers(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
     let asked = query(request);
     let wanted: Vec<String> = asked.all("artifactType").map(Cow::into_owned).collect();
     let after = asked.first("last").map(|last| last.parse::<Digest>());
@@ -208,7 +155,11 @@ async fn referrers(repository: Repository, digest: &Digest, request: &Parts) -> 
     Ok(response)
 }
 
-async fn get_manifest(repository: Repository, reference: &Reference, request: &Parts) -> Answer {
+pub(super) async fn get_manifest(
+    repository: Repository,
+    reference: &Reference,
+    request: &Parts,
+) -> Answer {
     let read = repository.manifest(reference, Budget::default()).await?;
     let manifest = read.value;
     let mut response = if headers::is_not_modified(&request.headers, &manifest.digest) {
@@ -235,7 +186,7 @@ async fn get_manifest(repository: Repository, reference: &Reference, request: &P
     ))
 }
 
-async fn put_manifest(
+pub(super) async fn put_manifest(
     repository: Repository,
     reference: &Reference,
     request: &Parts,
@@ -287,7 +238,7 @@ async fn put_manifest(
     Ok(response)
 }
 
-async fn get_blob(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
+pub(super) async fn get_blob(repository: Repository, digest: &Digest, request: &Parts) -> Answer {
     let describe = |response: Response, size: u64| {
         let mut response = with(response, headers::CONTENT_DIGEST, digest.to_string());
         response.headers_mut().insert(header::ETAG, etag(digest));
@@ -346,7 +297,12 @@ async fn get_blob(repository: Repository, digest: &Digest, request: &Parts) -> A
     Ok(with(response, headers::SOURCE, source))
 }
 
-fn upload_answer(status: StatusCode, name: &RepositoryName, id: &str, length: u64) -> Response {
+pub(super) fn upload_answer(
+    status: StatusCode,
+    name: &RepositoryName,
+    id: &str,
+    length: u64,
+) -> Response {
     let response = with(
         empty(status),
         header::LOCATION,
@@ -368,8 +324,9 @@ fn blob_created(name: &RepositoryName, digest: &Digest) -> Response {
     with(response, headers::CONTENT_DIGEST, digest.to_string())
 }
 
-async fn start_upload(
+pub(super) async fn start_upload(
     registry: &Registry,
+    principal: &Principal,
     repository: Repository,
     request: &Parts,
     body: Incoming,
@@ -384,11 +341,7 @@ async fn start_upload(
         let from = named
             .as_ref()
             .and_then(|from| from.parse::<RepositoryName>().ok());
-        let from = from.and_then(|from| {
-            registry
-                .authorize(&Principal::Anonymous, Action::Pull, &from)
-                .ok()
-        });
+        let from = from.and_then(|from| registry.authorize(principal, Action::Pull, &from).ok());
         // One that is no name, or that the caller may not pull from, is not any repository.
         let is_source_known = named.is_none() || from.is_some();
         if is_source_known && repository.mount_blob(&digest, from.as_ref()).await? {
@@ -421,7 +374,7 @@ async fn start_upload(
 }
 
 /// What the headers of a PATCH, or of a closing PUT, say of its bytes.
-fn chunk(request: &Parts) -> Result<Chunk, Failure> {
+pub(super) fn chunk(request: &Parts) -> Result<Chunk, Failure> {
     let Some(text) = headers::text(&request.headers, header::CONTENT_RANGE) else {
         return Ok(Chunk::default());
     };
@@ -445,7 +398,7 @@ fn chunk(request: &Parts) -> Result<Chunk, Failure> {
     }
 }
 
-async fn step(repository: &Repository, id: &str, step: Step) -> Result<u64, Failure> {
+pub(super) async fn step(repository: &Repository, id: &str, step: Step) -> Result<u64, Failure> {
     let done = repository.upload_step(id, step, Budget::default()).await;
     done.map_err(|error| {
         let location = format!("/v2/{}/blobs/uploads/{id}", repository.name());
@@ -453,7 +406,7 @@ async fn step(repository: &Repository, id: &str, step: Step) -> Result<u64, Fail
     })
 }
 
-async fn finish_upload(
+pub(super) async fn finish_upload(
     repository: Repository,
     id: &str,
     request: &Parts,

@@ -3,7 +3,9 @@
 //! `authorize`.
 
 mod access;
+mod auth;
 mod body;
+mod door;
 mod error;
 mod handlers;
 mod headers;
@@ -11,6 +13,7 @@ mod parts;
 mod query;
 mod range;
 mod route;
+mod token;
 
 /// What the fuzz targets reach, and nobody else may.
 #[cfg(fuzzing)]
@@ -21,6 +24,7 @@ pub mod fuzzing {
     pub use super::route::Route;
 }
 
+use crate::login::Login;
 use crate::registry::Registry;
 use crate::request_id::RequestId;
 use access::Line;
@@ -41,12 +45,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// `/v2/…` and `/healthz`. axum only carries: routing is by `route.rs`, from the raw path.
-pub fn router(registry: Registry) -> Router {
-    Router::new().fallback(serve).with_state(registry)
+/// `/v2/…`, `/token` and `/healthz`. axum only carries: routing is by `route.rs`, from the raw path.
+pub fn router(registry: Registry, login: Login) -> Router {
+    Router::new().fallback(serve).with_state((registry, login))
 }
 
-async fn serve(State(registry): State<Registry>, request: Request) -> Response {
+async fn serve(State((registry, login)): State<(Registry, Login)>, request: Request) -> Response {
     let id = RequestId::random();
     let (request, body) = request.into_parts();
     let received = Arc::new(AtomicU64::new(0));
@@ -60,6 +64,7 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
         id,
         began: Instant::now(),
         client: request.extensions.get().copied(),
+        who: String::new(),
         method: method.clone(),
         route: named.map_or("none", Route::name),
         repository: text(named.and_then(Route::repository).map(ToString::to_string)),
@@ -73,7 +78,13 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
     };
     let answering = async {
         let answer = match routed {
-            Ok(route) => handlers::handle(&registry, route, &request, body).await,
+            Ok(route) => {
+                let door = door::Door {
+                    registry: &registry,
+                    login: &login,
+                };
+                door.handle(route, &request, body, &mut line.who).await
+            }
             Err(refused) => Err(Failure::from(refused)),
         };
         answer.unwrap_or_else(|mut failure| {

@@ -32,6 +32,9 @@ pub enum Route {
     /// OPTIONS of end-1.
     VersionOptions,
     Catalog,
+    /// `/token`: who asks gets a short-lived token.
+    GetToken,
+    PostToken,
     /// end-2
     GetBlob(RepositoryName, Digest),
     /// end-10
@@ -87,6 +90,7 @@ enum Resource<'a> {
     Health,
     Version,
     Catalog,
+    Token,
     Blob(&'a str, &'a str),
     Manifest(&'a str, &'a str),
     Uploads(&'a str),
@@ -99,6 +103,7 @@ impl<'a> Resource<'a> {
     fn of(path: &'a str) -> Option<Resource<'a>> {
         let rest = match path {
             "/healthz" => return Some(Resource::Health),
+            "/token" => return Some(Resource::Token),
             "/v2" => return Some(Resource::Version),
             _ => path.strip_prefix("/v2/")?,
         };
@@ -134,6 +139,7 @@ impl<'a> Resource<'a> {
             Resource::Blob(..) => "GET, HEAD, DELETE",
             Resource::Manifest(..) => "GET, HEAD, PUT, DELETE",
             Resource::Uploads(_) => "POST",
+            Resource::Token => "GET, HEAD, POST",
             Resource::Upload(..) => "GET, HEAD, PATCH, PUT, DELETE",
         }
     }
@@ -163,6 +169,8 @@ impl Route {
             (Resource::Version, &Method::GET) => Ok(Route::Version),
             (Resource::Version, &Method::OPTIONS) => Ok(Route::VersionOptions),
             (Resource::Catalog, &Method::GET) => Ok(Route::Catalog),
+            (Resource::Token, &Method::GET) => Ok(Route::GetToken),
+            (Resource::Token, &Method::POST) => Ok(Route::PostToken),
             (Resource::Blob(name, digest), &Method::GET) => {
                 Ok(Route::GetBlob(name.parse()?, parse_digest(digest)?))
             }
@@ -207,6 +215,7 @@ impl Route {
             Route::Health => "health",
             Route::Version | Route::VersionOptions => "version",
             Route::Catalog => "catalog",
+            Route::GetToken | Route::PostToken => "token",
             Route::GetBlob(..) => "get-blob",
             Route::DeleteBlob(..) => "delete-blob",
             Route::GetManifest(..) => "get-manifest",
@@ -224,7 +233,12 @@ impl Route {
 
     pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
-            Route::Health | Route::Version | Route::VersionOptions | Route::Catalog => None,
+            Route::Health
+            | Route::Version
+            | Route::VersionOptions
+            | Route::Catalog
+            | Route::GetToken
+            | Route::PostToken => None,
             Route::GetBlob(name, _)
             | Route::DeleteBlob(name, _)
             | Route::GetManifest(name, _)

@@ -29,6 +29,11 @@
 //! x NODE                    removed, for ever
 //! q NODE                    RequestsRecord
 //! p NODE SEQ                Outcome of a request
+//! a ACCOUNT                 AccountRecord
+//! S HASH                    the account that a random secret with this SHA-256 is of
+//! G GROUP                   GroupRecord
+//! K KID                     SigningKeyRecord
+//! U ACCOUNT                 UsedRecord
 //! ```
 //!
 //! A DIGEST is a byte for its algorithm and its raw bytes, so each has one length; numbers are big
@@ -49,10 +54,15 @@ pub const NODES: &[u8] = b"o";
 pub const POLICIES: &[u8] = b"s";
 pub const COPIES_WALKS: &[u8] = b"j";
 pub const MISSING: &[u8] = b"z";
+pub const ACCOUNTS: &[u8] = b"a";
+pub const SECRETS: &[u8] = b"S";
+pub const GROUPS: &[u8] = b"G";
+pub const SIGNING_KEYS: &[u8] = b"K";
+pub const USED: &[u8] = b"U";
 
 /// Kinds of which there are few however much is stored, and which each push reads: the members,
-/// their requests, policies, and what there is once.
-pub const FEW: &[u8] = b"AHctoqpsjw";
+/// their requests, policies, accounts and what they may do, and what there is once.
+pub const FEW: &[u8] = b"AHctoqpsjwaSGK";
 
 fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
     key.push(match digest.algorithm() {
@@ -303,4 +313,28 @@ pub fn outcome(node: NodeId, seq: u64) -> Vec<u8> {
     let mut key = outcomes(node);
     key.extend_from_slice(&seq.to_be_bytes());
     key
+}
+
+fn with_name(kind: &[u8], name: &[u8]) -> Vec<u8> {
+    [kind, name].concat()
+}
+
+pub fn account(name: &str) -> Vec<u8> {
+    with_name(ACCOUNTS, name.as_bytes())
+}
+
+pub fn secret(hash: &[u8]) -> Vec<u8> {
+    with_name(SECRETS, hash)
+}
+
+pub fn group(name: &str) -> Vec<u8> {
+    with_name(GROUPS, name.as_bytes())
+}
+
+pub fn signing_key(kid: &str) -> Vec<u8> {
+    with_name(SIGNING_KEYS, kid.as_bytes())
+}
+
+pub fn used(account: &str) -> Vec<u8> {
+    with_name(USED, account.as_bytes())
 }

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod accounts;
 mod acknowledged;
 mod answers;
 mod boot;

@@ -10,6 +10,7 @@ use super::Metadata;
 use super::propose::Proposed;
 use crate::budget::Budget;
 use crate::peers::PeerError;
+use crate::policy::Key;
 use crate::proto::peer::v1 as peer;
 use crate::proto::peer::v1::propose_response::Result as Proposal;
 use crate::proto::state::v1 as pb;
@@ -24,6 +25,8 @@ pub(super) const VERSION: u32 = 1;
 const VERSION_WITH_ABSENT: u32 = 2;
 /// Of pushes that name manifests: it is noted for each that the index names it.
 const VERSION_WITH_CHILDREN: u32 = 3;
+/// Of pushes that may not do everything with tags, and of policies that say who may pull.
+const VERSION_WITH_RIGHTS: u32 = 4;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -31,7 +34,17 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The lowest that says what is meant: a node of the release before stops only at what it would
 /// apply otherwise than this one.
 fn version(body: &Body) -> u32 {
+    let is_about_visibility = |key: &String| key == Key::Visibility.as_str();
     match body {
+        Body::PutManifest(put) if put.may_not_create || put.may_not_overwrite => {
+            VERSION_WITH_RIGHTS
+        }
+        Body::SetPolicy(set) if set.set.as_ref().is_some_and(|set| set.public.is_some()) => {
+            VERSION_WITH_RIGHTS
+        }
+        Body::UnsetPolicy(unset) if unset.keys.iter().any(is_about_visibility) => {
+            VERSION_WITH_RIGHTS
+        }
         Body::PutManifest(put) if !put.children.is_empty() => VERSION_WITH_CHILDREN,
         Body::PutManifest(put) if !put.absent.is_empty() || put.again => VERSION_WITH_ABSENT,
         _ => VERSION,

@@ -39,6 +39,8 @@ pub enum NodeError {
     Outside,
     #[error("read this node's own record")]
     State(#[source] io::Error),
+    #[error("open the audit log, in audit/ of the data directory")]
+    Audit(#[source] io::Error),
     #[error("serve on a listener")]
     Serve(#[source] io::Error),
 }
@@ -47,7 +49,9 @@ impl NodeError {
     /// What an operator can do about it.
     pub fn next(&self) -> &'static str {
         match self {
-            NodeError::DataDir { .. } | NodeError::Identity(IdentityError::Io(_)) => {
+            NodeError::DataDir { .. }
+            | NodeError::Audit(_)
+            | NodeError::Identity(IdentityError::Io(_)) => {
                 "check that the directory is on a working disk and belongs to the user that runs this"
             }
             NodeError::InUse { .. } | NodeError::Store(kv::OpenError::Busy { .. }) => {

@@ -11,11 +11,15 @@ pub mod member;
 pub use error::NodeError;
 
 use crate::api;
+use crate::audit::Audit;
 use crate::blobs::BlobStore;
 use crate::clock::Clock;
 use crate::cluster::replication;
 use crate::config::Config;
 use crate::http;
+use crate::login;
+use crate::login::Front;
+use crate::login::Login;
 use crate::metadata::Kv;
 use crate::metadata::kv;
 use crate::ops;
@@ -47,6 +51,9 @@ use tokio::signal::unix::signal;
 const FINISH: Duration = Duration::from_secs(10);
 /// For loops to notice that they are to stop, and for peers' transfers to end.
 const WIND_DOWN: Duration = Duration::from_secs(5);
+
+/// Total and free bytes of the blob volume.
+type Disk = Arc<dyn Fn() -> io::Result<(u64, u64)> + Send + Sync>;
 
 /// A node that runs, and all that must be stopped again.
 pub struct Node {
@@ -148,9 +155,38 @@ impl Node {
         let (metadata, peers) = (member.metadata(), member.peers());
         let identity = member.identity();
 
+        let audit = Audit::open(&config.data_dir.join("audit"), identity.region().as_str());
+        let audit = audit.map_err(NodeError::Audit)?;
+        let login = Login::start(login::Parts {
+            metadata: metadata.clone(),
+            audit,
+            front: Front {
+                external_urls: config.external_urls.clone(),
+                is_proxy: Arc::new(|_| false),
+            },
+            tasks: tasks.clone(),
+            has_accounts: config.accounts,
+            data_dir: config.data_dir.clone(),
+        });
+        if !config.accounts {
+            tracing::warn!(
+                registry = %config.registry_listen,
+                "there are no accounts (--no-auth): whoever reaches the registry may do everything"
+            );
+        }
+        let api = |disk: Disk| api::Api {
+            metadata: metadata.clone(),
+            peers: peers.clone(),
+            disk,
+            heartbeat: config.profile.timing().heartbeat,
+            login: login.clone(),
+            tasks: tasks.clone(),
+        };
+        let no_disk: Disk = Arc::new(|| Ok((0, 0)));
+
         // A witness keeps no blobs and serves no registry. The directory knows its role best.
-        let (registry, registry_server, peer_router) = match identity.role().keeps_blobs() {
-            false => (None, None, member.router(None)),
+        let (registry, registry_server, peer_router, api) = match identity.role().keeps_blobs() {
+            false => (None, None, member.router(None), api(no_disk)),
             true => {
                 let listener = server::bind("registry", config.registry_listen).await?;
                 let root = config.data_dir.join("blobs");
@@ -163,22 +199,24 @@ impl Node {
                     peers: peers.clone(),
                     metrics: metrics.clone(),
                     tasks: tasks.clone(),
+                    has_accounts: config.accounts,
                 });
                 let registry = registry.map_err(NodeError::State)?;
-                let api = api::Api {
-                    metadata: metadata.clone(),
-                    peers: peers.clone(),
-                    disk: Arc::new(move || blobs.disk()),
-                    heartbeat: config.profile.timing().heartbeat,
-                };
-                let routes = api::router(api, http::router(registry.clone()));
+                let api = api(Arc::new(move || blobs.disk()));
+                let routes = http::router(registry.clone(), login.clone());
+                let routes = api::router(api.clone(), routes);
                 let limits = Limits::registry(config.connections_per_address);
                 let server =
                     Server::http("registry", listener, limits, routes).map_err(NodeError::Serve)?;
                 let peer_router = member.router(Some(registry.clone()));
-                (Some(registry), Some(server), peer_router)
+                (Some(registry), Some(server), peer_router, api)
             }
         };
+        let socket = server::local::socket_in(&config.data_dir);
+        if let Err(error) = server::local::serve(&socket, api::routes(api), &tasks) {
+            // Mostly a path that is too long for a socket; all else goes on without it.
+            tracing::warn!(%error, socket = %socket.display(), "open the node's own socket; `--data-dir` will not reach this node");
+        }
         let peer = Server::start(
             "peer",
             listeners.peer,

@@ -5,6 +5,7 @@ use super::Key;
 use super::Prefix;
 use super::Settings;
 use super::sparse_word;
+use super::visibility_word;
 use crate::proto::state::v1 as pb;
 
 /// A value, and the prefix that set it; None: the cluster's default.
@@ -21,16 +22,18 @@ pub struct Effective {
     pub copies: Found<u32>,
     pub sparse: Found<bool>,
     pub immutable: Found<Immutable>,
+    pub public: Found<bool>,
 }
 
 impl Effective {
     /// Each key with its value as it is typed, and where that comes from.
-    pub fn rows(&self) -> [(Key, String, Option<&str>); 4] {
+    pub fn rows(&self) -> [(Key, String, Option<&str>); 5] {
         let Effective {
             ack,
             copies,
             sparse,
             immutable,
+            public,
         } = self;
         let word = sparse_word(sparse.value).to_owned();
         [
@@ -45,6 +48,11 @@ impl Effective {
                 Key::Immutable,
                 immutable.value.as_str().to_owned(),
                 immutable.from.as_deref(),
+            ),
+            (
+                Key::Visibility,
+                visibility_word(public.value).to_owned(),
+                public.from.as_deref(),
             ),
         ]
     }
@@ -77,6 +85,7 @@ impl From<Defaults> for Effective {
             copies: by_default(defaults.copies),
             sparse: by_default(false),
             immutable: by_default(Immutable::None),
+            public: by_default(false),
         }
     }
 }
@@ -100,6 +109,7 @@ pub fn resolve<E>(
             take(&mut effective.copies, settings.copies, from);
             take(&mut effective.sparse, settings.sparse, from);
             take(&mut effective.immutable, settings.immutable, from);
+            take(&mut effective.public, settings.public, from);
         }
     }
     Ok(effective)

@@ -93,10 +93,17 @@ pub enum Key {
     Copies,
     Sparse,
     Immutable,
+    Visibility,
 }
 
 impl Key {
-    pub const ALL: [Key; 4] = [Key::Ack, Key::Copies, Key::Sparse, Key::Immutable];
+    pub const ALL: [Key; 5] = [
+        Key::Ack,
+        Key::Copies,
+        Key::Sparse,
+        Key::Immutable,
+        Key::Visibility,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,6 +111,7 @@ impl Key {
             Key::Copies => "copies",
             Key::Sparse => "sparse",
             Key::Immutable => "immutable",
+            Key::Visibility => "visibility",
         }
     }
 }
@@ -185,6 +193,10 @@ fn sparse_word(is_allowed: bool) -> &'static str {
     if is_allowed { "allow" } else { "refuse" }
 }
 
+fn visibility_word(is_public: bool) -> &'static str {
+    if is_public { "public" } else { "private" }
+}
+
 fn regions(key: Key, number: Option<u32>) -> Result<u32, Invalid> {
     number
         .filter(|n| (1..=MOST_REGIONS).contains(n))
@@ -205,6 +217,8 @@ pub struct Settings {
     /// An image may name blobs that are absent.
     pub sparse: Option<bool>,
     pub immutable: Option<Immutable>,
+    /// Anyone may pull, without a login.
+    pub public: Option<bool>,
 }
 
 impl Settings {
@@ -224,6 +238,13 @@ impl Settings {
                 }
             }
             Key::Immutable => self.immutable = Some(value.parse()?),
+            Key::Visibility => {
+                self.public = match value {
+                    "public" => Some(true),
+                    "private" => Some(false),
+                    _ => return Err(Invalid("visibility takes private or public".to_owned())),
+                }
+            }
         }
         Ok(())
     }
@@ -234,6 +255,7 @@ impl Settings {
             Key::Copies => self.copies = None,
             Key::Sparse => self.sparse = None,
             Key::Immutable => self.immutable = None,
+            Key::Visibility => self.public = None,
         }
     }
 
@@ -244,6 +266,7 @@ impl Settings {
             Key::Copies => self.copies.map(|n| n.to_string()),
             Key::Sparse => self.sparse.map(|sparse| sparse_word(sparse).to_owned()),
             Key::Immutable => self.immutable.as_ref().map(|i| i.as_str().to_owned()),
+            Key::Visibility => self.public.map(|public| visibility_word(public).to_owned()),
         }
     }
 
@@ -253,6 +276,7 @@ impl Settings {
         self.copies = changes.copies.or(self.copies);
         self.sparse = changes.sparse.or(self.sparse);
         self.immutable = changes.immutable.or(self.immutable.take());
+        self.public = changes.public.or(self.public);
     }
 }
 
@@ -263,6 +287,7 @@ impl From<&Settings> for pb::PolicyRecord {
             copies: settings.copies,
             sparse: settings.sparse,
             immutable: settings.get(Key::Immutable),
+            public: settings.public,
         }
     }
 }
@@ -278,6 +303,7 @@ impl TryFrom<&pb::PolicyRecord> for Settings {
             copies: number(Key::Copies, record.copies)?,
             sparse: record.sparse,
             immutable: record.immutable.as_deref().map(str::parse).transpose()?,
+            public: record.public,
         })
     }
 }
@@ -306,6 +332,7 @@ mod tests {
             (Key::Sparse, "true"),
             (Key::Immutable, ""),
             (Key::Immutable, "^v"),
+            (Key::Visibility, "true"),
         ] {
             let told = settings.set(key, bad).unwrap_err().to_string();
             assert!(told.starts_with(key.as_str()), "{told}");
@@ -313,8 +340,11 @@ mod tests {
         assert!(settings.is_empty(), "a refusal changes nothing");
         let told = "imutable".parse::<Key>().unwrap_err().to_string();
         assert!(told.contains("did you mean immutable?"), "{told}");
-        let told = "visibility".parse::<Key>().unwrap_err().to_string();
-        assert!(told.contains("ack, copies, sparse, immutable"), "{told}");
+        let told = "retention".parse::<Key>().unwrap_err().to_string();
+        assert!(
+            told.contains("ack, copies, sparse, immutable, visibility"),
+            "{told}"
+        );
         for bad in ["", "/", "team/", "Team", "team*", "**", "a//b"] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad}");
         }
@@ -327,6 +357,7 @@ mod tests {
             (Key::Copies, "7"),
             (Key::Sparse, "refuse"),
             (Key::Immutable, "v*"),
+            (Key::Visibility, "public"),
         ]);
         let record = pb::PolicyRecord::from(&settings);
         assert_eq!(Settings::try_from(&record), Ok(settings));

@@ -5,7 +5,9 @@
 //! What must stay true: only what this node's own links vouch for is added; a manifest that was
 //! deleted does not come back.
 
-use super::{Error, Precondition, Principal, PutManifest, Registry};
+use super::manifests::Actor;
+use super::{Error, Precondition, PutManifest, Registry};
+use crate::access::Rights;
 use crate::budget::Budget;
 use crate::oci::{Digest, Reference, RepositoryName};
 use std::time::Duration;
@@ -74,8 +76,12 @@ impl Registry {
             precondition: Precondition::default(),
         };
         let (name, budget) = (repository.clone(), Budget::new(HOLD));
-        self.push(name, Principal::Anonymous, put, true, budget)
-            .await?;
+        // Nobody pushes it now: it is there, and gets no tag.
+        let actor = Actor {
+            name: "anonymous".to_owned(),
+            rights: Rights::ADMIN,
+        };
+        self.push(name, actor, put, true, budget).await?;
         Ok(())
     }
 }

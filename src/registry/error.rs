@@ -1,8 +1,10 @@
 //! What can go wrong with a request, in the registry's own words. The edge turns each into a status
 //! and a code (http/error.rs); what a peer or the disk said is already translated here.
 
+use crate::access::Action;
 use crate::metadata;
 use crate::oci::Digest;
+use crate::oci::RepositoryName;
 use std::io;
 
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,12 @@ pub enum Error {
     PreconditionFailed(String),
     #[error("a manifest of the repository names this blob; delete that first")]
     BlobInUse,
+    /// 401 or 403: who asks has no right to it, whether or not it exists.
+    #[error("no right to {} {repository}", words(*.action))]
+    NotAllowed {
+        action: Action,
+        repository: RepositoryName,
+    },
     /// 403: what is not allowed, by what, and what to do.
     #[error("{0}")]
     Denied(String),
@@ -52,6 +60,14 @@ pub enum Error {
     DiskFull,
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn words(action: Action) -> &'static str {
+    match action {
+        Action::Pull => "pull from",
+        Action::Push => "push to",
+        Action::Delete => "delete from",
+    }
 }
 
 impl Error {

@@ -1,14 +1,20 @@
 //! Manifests, tags and referrers: read from local state and confirmed when missing; written
 //! through the log once the blobs that they name are in enough regions.
 
-use super::{Error, ManifestPut, Precondition, Principal, PutManifest, Read, Registry, Repository};
+use super::{Error, ManifestPut, Precondition, PutManifest, Read, Registry, Repository, wall_ms};
+use crate::access::Rights;
 use crate::budget::Budget;
 use crate::metadata::query::{Referrer, StoredManifest};
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, RepositoryName};
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
 use crate::proto::state::v1::outcome::Result as Outcome;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Who pushes, and what they may do there.
+pub(super) struct Actor {
+    pub name: String,
+    pub rights: Rights,
+}
 
 fn precondition(p: Precondition) -> Option<pb::Precondition> {
     (!p.if_match.is_empty() || !p.if_none_match.is_empty()).then_some(pb::Precondition {
@@ -24,11 +30,13 @@ fn refused(refused: pb::Refused) -> Error {
         pb::Reason::RepositoryUnknown => Error::RepositoryUnknown,
         pb::Reason::BlobInUse => Error::BlobInUse,
         pb::Reason::DiskFull => Error::DiskFull,
-        pb::Reason::TagImmutable => Error::Denied(refused.message),
+        pb::Reason::TagImmutable | pb::Reason::NotAllowed => Error::Denied(refused.message),
         pb::Reason::RequestSettled => {
             Error::Unavailable("this write was given up before; repeat it".to_owned())
         }
         pb::Reason::Invalid
+        | pb::Reason::NameTaken
+        | pb::Reason::NameUnknown
         | pb::Reason::BlobsAbsent
         | pb::Reason::LogLost
         | pb::Reason::Unspecified => Error::ManifestInvalid(refused.message),
@@ -36,9 +44,11 @@ fn refused(refused: pb::Refused) -> Error {
 }
 
 impl Registry {
-    pub(super) async fn decide(&self, body: Body, budget: Budget) -> Result<(), Error> {
-        match self.inner.metadata.write(body, budget).await?.result {
-            Some(Outcome::Done(_)) => Ok(()),
+    /// The entry that did it.
+    pub(super) async fn decide(&self, body: Body, budget: Budget) -> Result<u64, Error> {
+        let outcome = self.inner.metadata.write(body, budget).await?;
+        match outcome.result {
+            Some(Outcome::Done(_)) => Ok(outcome.index),
             Some(Outcome::Refused(no)) => Err(refused(no)),
             _ => Err(Error::Unavailable(
                 "outcome unknown: the write may still take effect".to_owned(),
@@ -91,7 +101,7 @@ impl Registry {
     pub(super) async fn push(
         &self,
         name: RepositoryName,
-        principal: Principal,
+        actor: Actor,
         put: PutManifest,
         again: bool,
         budget: Budget,
@@ -117,9 +127,6 @@ impl Registry {
             true => String::new(),
             false => serde_json::to_string(&manifest.annotations).map_err(Error::internal)?,
         };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let subject = manifest
             .subject
             .as_ref()
@@ -151,8 +158,10 @@ impl Registry {
             annotations_json,
             receipts: Vec::new(),
             precondition: precondition(put.precondition),
-            actor: principal.as_str().to_owned(),
-            pushed_at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            may_not_create: !actor.rights.has(Rights::CREATE),
+            may_not_overwrite: !actor.rights.has(Rights::OVERWRITE),
+            actor: actor.name,
+            pushed_at_ms: wall_ms(),
             absent: absent.iter().map(Digest::to_string).collect(),
             again,
         };
@@ -194,6 +203,13 @@ impl Registry {
 }
 
 impl Repository {
+    fn actor(&self) -> Actor {
+        Actor {
+            name: self.principal.as_str().to_owned(),
+            rights: self.rights,
+        }
+    }
+
     /// A hit is never refused; a miss is one only when the leader confirms it.
     pub async fn manifest(
         &self,
@@ -229,18 +245,18 @@ impl Repository {
         budget: Budget,
     ) -> Result<ManifestPut, Error> {
         let registry = self.registry.clone();
-        let (name, principal) = (self.name.clone(), self.principal.clone());
-        let push = async move { registry.push(name, principal, put, false, budget).await };
+        let (name, actor) = (self.name.clone(), self.actor());
+        let push = async move { registry.push(name, actor, put, false, budget).await };
         self.registry.owned(push).await
     }
 
-    /// By tag only the tag goes; by digest the manifest, and all tags to it.
+    /// By tag only the tag goes; by digest the manifest, and all tags to it. The entry that did it.
     pub async fn delete_manifest(
         &self,
         reference: &Reference,
         condition: Precondition,
         budget: Budget,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let (repository, actor) = (self.name.to_string(), self.principal.as_str().to_owned());
         let precondition = precondition(condition);
         let body = match reference {

@@ -1,12 +1,14 @@
 //! What a registry does: manifests, blobs and uploads of repositories, on this node's disk, its
 //! peers and the replicated state. Knows no HTTP and no gRPC.
 //!
-//! What must stay true: a blob is served only through a repository that it is linked to; a push is
+//! What must stay true: nobody gets a repository but by `authorize`; a blob is served only through a
+//! repository that it is linked to; a push is
 //! acknowledged only with receipts from enough regions (D3); a peer is answered from local bytes
 //! only (F5); what a client started and may not be left half done runs in a task of the node.
 
 mod arrivals;
 mod blobs;
+mod catalog;
 mod copies;
 mod error;
 mod fetch;
@@ -27,6 +29,10 @@ pub use error::Error;
 pub use handing::answer;
 pub use uploads::{Chunk, Step};
 
+pub use crate::access::Action;
+use crate::access::Principal;
+use crate::access::Rights;
+use crate::access::Who;
 use crate::blobs::BlobStore;
 pub use crate::blobs::ByteStream;
 use crate::metadata::Metadata;
@@ -44,6 +50,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 use tokio::sync::mpsc;
 
 /// Cheap to clone.
@@ -66,6 +74,7 @@ struct Inner {
     compared: AtomicU64,
     /// Whole blobs are read against their digest one at a time.
     checking: tokio::sync::Mutex<()>,
+    has_accounts: bool,
 }
 
 pub struct Parts {
@@ -76,28 +85,8 @@ pub struct Parts {
     pub peers: Peers,
     pub metrics: Metrics,
     pub tasks: Tasks,
-}
-
-/// Who asks. Anonymous until accounts exist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Principal {
-    Anonymous,
-}
-
-impl Principal {
-    /// As it stands in records, and in what binds an upload to who began it.
-    fn as_str(&self) -> &'static str {
-        match self {
-            Principal::Anonymous => "anonymous",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Pull,
-    Push,
-    Delete,
+    /// False: whoever reaches this node may do everything.
+    pub has_accounts: bool,
 }
 
 /// The only way to a repository: a handler cannot get one without `authorize`.
@@ -106,6 +95,13 @@ pub struct Repository {
     registry: Registry,
     name: RepositoryName,
     principal: Principal,
+    rights: Rights,
+}
+
+/// Milliseconds since 1970: what expiry is compared with, and what is shown of when things happened.
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As the client sent it, before the size is known.
@@ -174,6 +170,7 @@ impl Registry {
             peers,
             metrics,
             tasks,
+            has_accounts,
         } = parts;
         let inner = Inner {
             sessions: sessions::Sessions::load(
@@ -191,6 +188,7 @@ impl Registry {
             sending: sending::Sending::default(),
             compared: AtomicU64::new(0),
             checking: tokio::sync::Mutex::default(),
+            has_accounts,
         };
         let registry = Registry {
             inner: Arc::new(inner),
@@ -222,43 +220,41 @@ impl Registry {
 
     /// A peer took the request and has authorized it. None: the principal's name is not one.
     pub fn for_peer(&self, principal: &str, repository: &RepositoryName) -> Option<Repository> {
-        let principal = match principal {
-            "anonymous" => Principal::Anonymous,
-            _ => return None,
+        let who = match principal {
+            "anonymous" if self.inner.has_accounts => Who::Anonymous,
+            "anonymous" => Who::Everyone,
+            "local" => Who::Local,
+            name => self.named(name)?,
         };
         Some(Repository {
             registry: self.clone(),
             name: repository.clone(),
-            principal,
+            principal: Principal::new(who),
+            rights: Rights::ADMIN,
         })
     }
 
-    /// Allows all until accounts exist.
+    /// The one door. By the state as it is now, and before it is looked whether there is such a
+    /// repository: who may not see it is told the same of one that is not there.
     pub fn authorize(
         &self,
         principal: &Principal,
-        _action: Action,
+        action: Action,
         repository: &RepositoryName,
     ) -> Result<Repository, Error> {
+        let rights = self.view().rights(principal, repository, wall_ms())?;
+        if !rights.has_any(action.rights()) {
+            return Err(Error::NotAllowed {
+                action,
+                repository: repository.clone(),
+            });
+        }
         Ok(Repository {
             registry: self.clone(),
             name: repository.clone(),
             principal: principal.clone(),
+            rights,
         })
-    }
-
-    /// For the catalog: names after `after` that the principal may pull.
-    pub async fn repositories(
-        &self,
-        _principal: &Principal,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Read<Vec<String>>, Error> {
-        Ok(self
-            .inner
-            .metadata
-            .read(|view| view.repositories(after, limit))
-            .await?)
     }
 
     pub fn region(&self) -> &RegionName {
@@ -312,7 +308,8 @@ impl Repository {
 /// What the fuzz targets reach, and nobody else may.
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    use super::{Error, Principal, handing, sessions};
+    use super::{Error, handing, sessions};
+    use crate::access::{Principal, Who};
     use crate::blobs::Staging;
     use crate::metadata::kv::Tree;
     use crate::oci::RepositoryName;
@@ -332,7 +329,7 @@ pub mod fuzzing {
         }
 
         pub fn sign(&self, of: &RepositoryName, random: &str) -> String {
-            self.0.sign(of, &Principal::Anonymous, random)
+            self.0.sign(of, &Principal::new(Who::Anonymous), random)
         }
 
         pub fn owner(&self, id: &str) -> Option<Option<NodeId>> {
@@ -340,7 +337,7 @@ pub mod fuzzing {
         }
 
         pub fn knows(&self, of: &RepositoryName, id: &str) -> bool {
-            self.0.get(of, &Principal::Anonymous, id).is_ok()
+            self.0.get(of, &Principal::new(Who::Anonymous), id).is_ok()
         }
     }
 }

@@ -7,6 +7,7 @@
 mod body;
 mod clients;
 mod framing;
+pub mod local;
 mod patience;
 mod serve;
 mod socket;

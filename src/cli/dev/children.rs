@@ -8,11 +8,13 @@ use super::control::RegionState;
 use super::plan::Plan;
 use super::plan::Region;
 use crate::cli::output::Failure;
+use crate::login::PASSWORD_VARIABLE;
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use rustix::process::Pid;
 use rustix::process::Signal;
+use secrecy::ExposeSecret;
 use std::fs::File;
 use std::io;
 use std::process::ExitStatus;
@@ -64,7 +66,11 @@ impl<'a> Children<'a> {
         let region = &self.plan.regions[i];
         let failed = |error| Failure::failed(&format!("start {}", region.name), &error);
         let log = open_log(region).map_err(failed)?;
-        let mut child = Command::new(&region.command[0])
+        let mut command = Command::new(&region.command[0]);
+        if let Some(admin) = &self.plan.admin {
+            command.env(PASSWORD_VARIABLE, admin.password.expose_secret());
+        }
+        let mut child = command
             .args(&region.command[1..])
             .env(PARENT, std::process::id().to_string())
             .stdin(Stdio::null())

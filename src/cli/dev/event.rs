@@ -8,11 +8,22 @@ use crate::cli::output::Failure;
 use crate::cli::output::Format;
 use serde::Serialize;
 
-#[derive(Debug, Serialize)]
+/// Who may do everything, in a cluster with accounts.
+#[derive(Serialize)]
+pub struct Admin<'a> {
+    pub user: &'a str,
+    pub password: &'a str,
+}
+
+#[derive(Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event<'a> {
     /// Every region votes, one leads, and a test proposal is applied everywhere.
-    Ready { regions: &'a [RegionState] },
+    Ready {
+        regions: &'a [RegionState],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        admin: Option<Admin<'a>>,
+    },
     /// Its process has ended, whoever ended it.
     RegionDown {
         name: &'a str,

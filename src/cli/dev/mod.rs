@@ -17,6 +17,8 @@ use super::output::Failure;
 use super::output::Format;
 use std::path::PathBuf;
 
+const DEFAULT_DIR: &str = "./.roadstead-dev";
+
 /// Set for the children: the process that they end with.
 const PARENT: &str = "ROADSTEAD_DEV_PARENT";
 
@@ -28,14 +30,9 @@ pub struct Args {
     /// First port; the registries are on it and the next ones, peers on +10, ops on +20 [default: 5000]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=65_500))]
     base_port: Option<u16>,
-    /// Where the regions keep their data
-    #[arg(
-        long,
-        global = true,
-        default_value = "./.roadstead-dev",
-        value_name = "DIR"
-    )]
-    data_dir: PathBuf,
+    /// Where the regions keep their data: the option of all commands.
+    #[arg(skip = PathBuf::from(DEFAULT_DIR))]
+    pub data_dir: PathBuf,
     /// Delete the data of an earlier run first
     #[arg(long)]
     fresh: bool,

@@ -3,6 +3,9 @@
 
 use super::Args;
 use crate::cli::output::Failure;
+use crate::login::PASSWORD_FILE;
+use crate::login::kept_password;
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::Serialize;
 use std::fs::File;
@@ -21,8 +24,16 @@ pub struct Plan {
     /// Absolute, so that the commands work from anywhere.
     pub dir: PathBuf,
     pub regions: Vec<Region>,
+    /// Of a cluster with accounts: the first admin.
+    pub admin: Option<Admin>,
     /// Held until `dev` ends: two on the same data would fight over it.
     _lock: File,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub password: SecretString,
+    pub file: PathBuf,
 }
 
 pub struct Region {
@@ -45,12 +56,6 @@ struct Made {
 
 impl Plan {
     pub async fn make(args: &Args) -> Result<Plan, Failure> {
-        if args.auth {
-            return Err(Failure::refused(
-                "--auth: this release has no accounts yet, they arrive with a later one",
-                "leave --auth out: the cluster is reachable from this machine only",
-            ));
-        }
         let executable = std::env::current_exe()
             .map_err(|error| Failure::failed("find this executable", &error))?;
         let dir = claim_dir(&args.data_dir)?;
@@ -64,13 +69,18 @@ impl Plan {
         let file = dir.join("dev.json");
         std::fs::write(&file, text)
             .map_err(|error| Failure::failed(&format!("write {}", file.display()), &error))?;
+        let admin = match args.auth {
+            true => Some(admin(&dir)?),
+            false => None,
+        };
         let regions = (0..made.regions)
-            .map(|i| Region::new(&executable, &dir, made, i))
+            .map(|i| Region::new(&executable, &dir, made, i, args.auth))
             .collect();
         Ok(Plan {
             executable,
             dir,
             regions,
+            admin,
             _lock: lock,
         })
     }
@@ -84,8 +94,9 @@ impl Plan {
         let executable = PathBuf::from("/usr/bin/roadstead");
         Plan {
             regions: (0..regions)
-                .map(|i| Region::new(&executable, dir, made, i))
+                .map(|i| Region::new(&executable, dir, made, i, false))
                 .collect(),
+            admin: None,
             executable,
             dir: dir.to_owned(),
             _lock: lock(dir).expect("a directory of the test's own"),
@@ -103,7 +114,7 @@ impl Plan {
 }
 
 impl Region {
-    fn new(executable: &Path, dir: &Path, made: Made, i: u16) -> Region {
+    fn new(executable: &Path, dir: &Path, made: Made, i: u16, accounts: bool) -> Region {
         let name = format!("r{}", i + 1);
         let port = |offset| made.base_port + offset + i;
         let (registry, peer, ops) = (port(0), port(10), port(20));
@@ -111,7 +122,6 @@ impl Region {
         let mut command = vec![
             executable.display().to_string(),
             "serve".to_owned(),
-            "--no-auth".to_owned(),
             format!("--region={name}"),
             format!("--data-dir={}", data_dir.display()),
             format!("--registry-listen=127.0.0.1:{registry}"),
@@ -119,6 +129,9 @@ impl Region {
             format!("--ops-listen=127.0.0.1:{ops}"),
             "--raft-profile=local".to_owned(),
         ];
+        if !accounts {
+            command.insert(2, "--no-auth".to_owned());
+        }
         command.push(match i {
             0 => "--bootstrap".to_owned(),
             _ => format!("--join=127.0.0.1:{}", made.base_port + 10),
@@ -136,6 +149,15 @@ impl Region {
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.registry)
     }
+}
+
+/// The password is made at the first start, and kept for the next ones.
+fn admin(dir: &Path) -> Result<Admin, Failure> {
+    let file = dir.join(PASSWORD_FILE);
+    let password = kept_password(&file);
+    let named = format!("keep the password of the first admin in {}", file.display());
+    let password = password.map_err(|error| Failure::failed(&named, &error))?;
+    Ok(Admin { password, file })
 }
 
 fn claim_dir(path: &Path) -> Result<PathBuf, Failure> {
@@ -211,8 +233,13 @@ fn read_made(dir: &Path) -> Result<Option<Made>, Failure> {
     }
 }
 
-/// Only what `dev` made: its regions, and what it prints to try.
+/// Only what `dev` made: its regions, their first password, and what it prints to try.
 fn remove_regions(dir: &Path) -> Result<(), Failure> {
+    let password = dir.join(PASSWORD_FILE);
+    if password.exists() {
+        std::fs::remove_file(&password)
+            .map_err(|error| Failure::failed(&format!("delete {}", password.display()), &error))?;
+    }
     let names = (1..=7)
         .map(|i| format!("r{i}"))
         .chain(["sample", "pulled"].map(str::to_owned));

@@ -7,6 +7,13 @@ use crate::api::types::Probe;
 use crate::api::types::State;
 use crate::api::types::Status;
 use crate::cli::output::Failure;
+use crate::login::ADMIN;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
@@ -16,10 +23,21 @@ const PROBE: Duration = Duration::from_secs(35);
 const PAUSE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(90);
 
-pub fn client() -> Result<reqwest::Client, Failure> {
+/// As the first admin, when there are accounts.
+pub fn client(plan: &Plan) -> Result<reqwest::Client, Failure> {
+    let mut headers = HeaderMap::new();
+    if let Some(admin) = &plan.admin {
+        let pair = format!("{ADMIN}:{}", admin.password.expose_secret());
+        let basic = format!("Basic {}", STANDARD.encode(pair));
+        let value = HeaderValue::try_from(basic);
+        let mut value = value.map_err(|error| Failure::failed("write a header", &error))?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
     let built = reqwest::Client::builder()
         .no_proxy()
         .tls_certs_only([])
+        .default_headers(headers)
         .build();
     built.map_err(|error| Failure::failed("start the client", &error))
 }

@@ -8,16 +8,19 @@ use super::control;
 use super::control::Asked;
 use super::control::Request;
 use super::control::State;
+use super::event::Admin;
 use super::event::Event;
 use super::plan::Plan;
 use super::ready;
 use super::tour;
 use crate::cli::output::Failure;
 use crate::cli::output::Format;
+use crate::login::ADMIN;
 use crate::tasks::Tasks;
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
+use secrecy::ExposeSecret;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -61,7 +64,7 @@ pub async fn run(args: Args, format: Format) -> Result<(), Failure> {
     let mut dev = Dev {
         plan: &plan,
         format,
-        client: ready::client()?,
+        client: ready::client(&plan)?,
         children: Children::new(&plan),
         killing: Vec::new(),
         starting: FuturesUnordered::new(),
@@ -109,6 +112,10 @@ impl Dev<'_> {
         }
         self.tell(&Event::Ready {
             regions: &self.children.states(),
+            admin: self.plan.admin.as_ref().map(|admin| Admin {
+                user: ADMIN,
+                password: admin.password.expose_secret(),
+            }),
         })?;
         loop {
             tokio::select! {

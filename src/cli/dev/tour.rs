@@ -3,6 +3,7 @@
 
 use super::plan::Plan;
 use super::plan::quoted;
+use crate::login::ADMIN;
 use sha2::Digest;
 use std::fmt::Write;
 use std::io;
@@ -38,6 +39,19 @@ fn compose(plan: &Plan, out: &mut String) -> std::fmt::Result {
             region.name, region.registry
         )?;
     }
+    if let Some(admin) = &plan.admin {
+        let urls: Vec<String> = regions.iter().map(|region| region.url()).collect();
+        writeln!(
+            out,
+            "\nLog in (skopeo, podman and docker then know the password too):"
+        )?;
+        writeln!(
+            out,
+            "  $ {executable} login --server {} --user {ADMIN} --password-stdin < {}",
+            urls.join(","),
+            quoted(&admin.file)
+        )?;
+    }
     writeln!(
         out,
         "\nPush an image (this one is a sample; any other will do):"
@@ -58,9 +72,12 @@ fn compose(plan: &Plan, out: &mut String) -> std::fmt::Result {
         last.registry,
         quoted(&plan.dir.join("pulled"))
     )?;
+    let login = plan.admin.as_ref().map_or(String::new(), |admin| {
+        format!("-u \"{ADMIN}:$(cat {})\" ", quoted(&admin.file))
+    });
     writeln!(
         out,
-        "  $ curl -fsS http://127.0.0.1:{}/v2/hello/tags/list",
+        "  $ curl -fsS {login}http://127.0.0.1:{}/v2/hello/tags/list",
         last.registry
     )?;
     if regions.len() > 2 {

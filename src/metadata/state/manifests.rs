@@ -108,6 +108,27 @@ pub fn is_held(policy: &Effective, tag: &Tag, digest: &str) -> Option<Refusal> {
     })
 }
 
+/// Some when the pusher may not name this tag, as things are: whether it makes or moves the tag is
+/// known only here.
+fn exceeds_rights(
+    put: &pb::PutManifest,
+    tag: &Tag,
+    current: Option<&pb::TagRecord>,
+) -> Option<Refusal> {
+    let (is_over, what, right) = match current {
+        None => (put.may_not_create, "does not exist", "create"),
+        Some(current) if current.digest == put.digest => (false, "", ""),
+        Some(_) => (put.may_not_overwrite, "exists", "overwrite"),
+    };
+    is_over.then(|| {
+        let message = format!(
+            "tag {tag} of {} {what}, and {} has no right to {right} tags there",
+            put.repository, put.actor
+        );
+        refuse(pb::Reason::NotAllowed, message)
+    })
+}
+
 impl Apply<'_> {
     fn tag_record(&self, repository: &str, tag: &str) -> io::Result<Option<pb::TagRecord>> {
         self.tx.message(&keys::tag(repository, tag))
@@ -143,6 +164,9 @@ impl Apply<'_> {
         let policy = self.policy(&(&push.repository).into())?;
         for tag in &push.tags {
             let current = self.tag_record(push.repository.as_str(), tag.as_str())?;
+            if let Some(refusal) = exceeds_rights(put, tag, current.as_ref()) {
+                return Ok(Err(refusal));
+            }
             if let Some(current) = current.filter(|current| current.digest != put.digest)
                 && let Some(refusal) = is_held(&policy, tag, &current.digest)
             {

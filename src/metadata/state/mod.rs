@@ -3,7 +3,9 @@
 //! an outcome; only a store that fails, or an entry from a newer release, is an error, and then the
 //! node stops rather than skip.
 
+mod accounts;
 mod copies;
+mod groups;
 mod hash;
 mod indexes;
 mod links;
@@ -28,7 +30,7 @@ use std::io;
 
 /// The newest version of commands that this release reads. It writes the lowest that says what is
 /// meant (`write.rs`), so that nodes of the release before stop only at what they would misread.
-pub const COMMAND_VERSION: u32 = 3;
+pub const COMMAND_VERSION: u32 = 4;
 
 /// What applying one entry writes, to be written to the state tree at once, alone or with that of
 /// the entries before and after it: the applied record and the new state hash are in it.
@@ -157,6 +159,16 @@ impl Apply<'_> {
             Body::SetPolicy(set) => self.set_policy(set),
             Body::UnsetPolicy(unset) => self.unset_policy(unset),
             Body::CountCopies(count) => self.count_copies(count),
+            Body::PutAccount(put) => self.put_account(put),
+            Body::RemoveAccount(remove) => self.remove_account(remove),
+            Body::SetPassword(set) => self.set_password(set),
+            Body::RotateSecret(rotate) => self.rotate_secret(rotate),
+            Body::SetGrant(set) => self.set_grant(set),
+            Body::PutGroup(put) => self.put_group(put),
+            Body::RemoveGroup(remove) => self.remove_group(remove),
+            Body::SetMember(set) => self.set_member(set),
+            Body::PutSigningKey(put) => self.put_signing_key(put),
+            Body::Used(used) => self.used(used),
             Body::Listed(_) => self.listed(),
             Body::Gone(gone) => self.set_gone(NodeId(gone.node), true),
             Body::Back(back) => self.set_gone(NodeId(back.node), false),

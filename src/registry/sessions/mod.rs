@@ -5,8 +5,9 @@
 //! request at a time; one that ended is unknown from then on, save that the last ones to end well
 //! are remembered for a client that did not hear of it.
 
+use super::Error;
 use super::sending::Outgoing;
-use super::{Error, Principal};
+use crate::access::Principal;
 use crate::blobs::{Staging, Upload};
 use crate::metadata::kv::{Batch, Tree};
 use crate::oci::{Algorithm, Digest, RepositoryName};

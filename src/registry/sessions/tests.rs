@@ -31,7 +31,7 @@ impl World {
 
     /// What a start of the node leaves that had this session.
     fn leave(&self, sessions: &Sessions, of: &RepositoryName, file: &str, age_ms: u64) -> String {
-        let signature = sessions.sign(of, &Principal::Anonymous, file);
+        let signature = sessions.sign(of, &anonymous(), file);
         let id = format!("{ME}-{file}-{signature}");
         let record = UploadRecord {
             file: file.to_owned(),
@@ -55,8 +55,12 @@ impl World {
     }
 }
 
+fn anonymous() -> Principal {
+    Principal::new(crate::access::Who::Anonymous)
+}
+
 fn live(sessions: &Sessions, of: &RepositoryName, id: &str) -> Option<Arc<Session>> {
-    match sessions.get(of, &Principal::Anonymous, id) {
+    match sessions.get(of, &anonymous(), id) {
         Ok(Found::Live(session)) => Some(session),
         Ok(Found::Done(_)) | Err(_) => None,
     }
@@ -159,7 +163,7 @@ async fn what_ended_well_is_remembered_for_a_while() {
         size: 5,
     };
     sessions.end(&session, Some(done.clone())).unwrap();
-    let found = sessions.get(&of, &Principal::Anonymous, &id);
+    let found = sessions.get(&of, &anonymous(), &id);
     assert!(matches!(found, Ok(Found::Done(found)) if found == done));
     for i in 0..REMEMBERED {
         let other = Session::new(
@@ -170,5 +174,5 @@ async fn what_ended_well_is_remembered_for_a_while() {
         );
         sessions.end(&other, Some(done.clone())).unwrap();
     }
-    assert!(sessions.get(&of, &Principal::Anonymous, &id).is_err());
+    assert!(sessions.get(&of, &anonymous(), &id).is_err());
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+mod accounts;
+mod any_account;
 mod indexes;
 mod policies;
 mod properties;

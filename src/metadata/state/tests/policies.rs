@@ -447,3 +447,25 @@ fn what_is_pushed_again_for_blobs_that_came_later_does_not_come_back_from_a_dele
     replica.by(1, delete("a", 100));
     assert_eq!(reason(&replica.by(1, again())), pb::Reason::ManifestUnknown);
 }
+
+/// CVE-2026-31801 (who may only create moved `latest`).
+#[test]
+fn cve_2026_31801_who_may_only_create_moves_no_tag() {
+    let mut replica = Replica::new();
+    let pushed = |m, may_not_create, may_not_overwrite| {
+        let mut put = push("a", m, &["latest"], &[1]);
+        (put.may_not_create, put.may_not_overwrite) = (may_not_create, may_not_overwrite);
+        pb::command::Body::PutManifest(put)
+    };
+    super::accounts::refused(
+        &replica.by(1, pushed(100, true, false)),
+        pb::Reason::NotAllowed,
+    );
+    super::accounts::done(&replica.by(1, pushed(100, false, true)));
+    super::accounts::done(&replica.by(1, pushed(100, true, true)));
+    super::accounts::refused(
+        &replica.by(1, pushed(101, false, true)),
+        pb::Reason::NotAllowed,
+    );
+    super::accounts::done(&replica.by(1, pushed(101, true, false)));
+}

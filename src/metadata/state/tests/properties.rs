@@ -35,12 +35,13 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
         ]))
     };
     let policy = move || {
-        (number(), number(), any::<Option<bool>>(), globs()).prop_map(
-            |(ack, copies, sparse, globs)| pb::PolicyRecord {
+        (number(), number(), any::<[Option<bool>; 2]>(), globs()).prop_map(
+            |(ack, copies, [sparse, public], globs)| pb::PolicyRecord {
                 ack,
                 copies,
                 sparse,
                 immutable: globs.map(str::to_owned),
+                public,
             },
         )
     };
@@ -70,6 +71,7 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
         1 => node().prop_map(|n| pb::command::Body::Gone(pb::Gone { node: n })),
         1 => (0u64..3, any::<u64>()).prop_map(|(term, elapsed_ms)| pb::command::Body::Tick(pb::Tick { term, elapsed_ms: elapsed_ms % 10_000, acknowledged: vec![pb::Acknowledged { node: term, index: elapsed_ms % 9 }] })),
         1 => Just(pb::command::Body::Listed(pb::Listed {})),
+        4 => super::any_account::any_body(),
         1 => any::<String>().prop_map(|text| pb::command::Body::PutManifest(pb::PutManifest { repository: text.clone(), digest: text.clone(), subject: text, ..Default::default() })),
     ]
 }
@@ -85,6 +87,7 @@ fn check_invariants(replica: &Replica) {
         hash.as_bytes(),
         "incremental hash"
     );
+    super::any_account::check(replica);
     // I2: references and links recomputed from what the repositories hold.
     let mut refs: BTreeMap<Digest, u64> = BTreeMap::new();
     let mut links: BTreeMap<(&str, Digest), u32> = BTreeMap::new();
