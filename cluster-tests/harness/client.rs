@@ -13,6 +13,8 @@ pub const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 pub struct Client {
     base: String,
     http: reqwest::Client,
+    /// Shown with each request.
+    login: Option<(String, String)>,
 }
 
 /// An image made up in memory: blobs, and the manifest that names them.
@@ -91,6 +93,22 @@ impl Client {
         Client {
             base: format!("http://{registry}"),
             http,
+            login: None,
+        }
+    }
+
+    /// The same, logged in (Basic).
+    pub fn logged_in(&self, name: &str, password: &str) -> Client {
+        Client {
+            login: Some((name.to_owned(), password.to_owned())),
+            ..self.clone()
+        }
+    }
+
+    pub fn anonymous(&self) -> Client {
+        Client {
+            login: None,
+            ..self.clone()
         }
     }
 
@@ -100,7 +118,11 @@ impl Client {
         } else {
             format!("{}{path}", self.base)
         };
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match &self.login {
+            Some((name, password)) => request.basic_auth(name, Some(password)),
+            None => request,
+        }
     }
 
     pub async fn get(&self, path: &str) -> reqwest::Result<Response> {

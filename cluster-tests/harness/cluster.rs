@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Of `admin`, where there are accounts.
+pub const ADMIN_PASSWORD: &str = "the-first-password";
+
 /// The binary under test.
 pub const ROADSTEAD: &str = env!("CARGO_BIN_EXE_roadstead");
 
@@ -21,6 +24,7 @@ pub struct Cluster {
     pub links: Links,
     nodes: Vec<Region>,
     env: Vec<(String, String)>,
+    has_accounts: bool,
     /// Log lines at ERROR that contain one of these are expected.
     allowed_errors: Vec<&'static str>,
     dir: Option<TempDir>,
@@ -53,13 +57,20 @@ impl Cluster {
 
     /// With settings in the environment of every node.
     pub async fn start_with(regions: usize, env: &[(&str, &str)]) -> Cluster {
-        Cluster::start_over(Links::new(), regions, env, true).await
+        Cluster::start_over(Links::new(), regions, env, true, false).await
+    }
+
+    /// With accounts: the first is `admin`, with `ADMIN_PASSWORD`.
+    pub async fn start_with_accounts(regions: usize, env: &[(&str, &str)]) -> Cluster {
+        let mut all = vec![("ROADSTEAD_ADMIN_PASSWORD", ADMIN_PASSWORD)];
+        all.extend(env);
+        Cluster::start_over(Links::new(), regions, &all, true, true).await
     }
 
     /// Regions that call each other directly: nothing can be cut or slowed.
     #[allow(dead_code, reason = "the bench uses it")]
     pub async fn start_direct(regions: usize, env: &[(&str, &str)]) -> Cluster {
-        Cluster::start_over(Links::new(), regions, env, false).await
+        Cluster::start_over(Links::new(), regions, env, false, false).await
     }
 
     async fn start_over(
@@ -67,6 +78,7 @@ impl Cluster {
         regions: usize,
         env: &[(&str, &str)],
         by_proxy: bool,
+        has_accounts: bool,
     ) -> Cluster {
         let mut nodes = Vec::new();
         for i in 0..regions {
@@ -93,6 +105,7 @@ impl Cluster {
             links,
             nodes,
             env,
+            has_accounts,
             allowed_errors: Vec::new(),
             dir,
         };
@@ -136,8 +149,13 @@ impl Cluster {
         self.nodes[i].ops.to_string()
     }
 
+    /// Who may do everything there.
     pub fn client(&self, i: usize) -> Client {
-        Client::new(&self.registry(i))
+        let client = Client::new(&self.registry(i));
+        match self.has_accounts {
+            true => client.logged_in("admin", ADMIN_PASSWORD),
+            false => client,
+        }
     }
 
     /// The arguments with which region `i` runs.
@@ -145,7 +163,7 @@ impl Cluster {
         let node = &self.nodes[i];
         let mut command = Command::new(ROADSTEAD);
         command
-            .args(["serve", "--no-auth", "--region", &node.name])
+            .args(["serve", "--region", &node.name])
             .arg("--data-dir")
             .arg(self.data_dir(i))
             .args(["--registry-listen", &node.registry.to_string()])
@@ -154,6 +172,9 @@ impl Cluster {
             .args(["--ops-listen", &node.ops.to_string()])
             .env("ROADSTEAD_RAFT__PROFILE", "local")
             .envs(self.env.iter().map(|(k, v)| (k, v)));
+        if !self.has_accounts {
+            command.arg("--no-auth");
+        }
         if i == 0 {
             command.arg("--bootstrap");
         } else {
