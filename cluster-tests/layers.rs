@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 /// Layer 0: named by anyone, and using only each other.
 const GROUND: &[&str] = &[
     "budget",
+    "certs",
     "clock",
     "durability",
     "oci",

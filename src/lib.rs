@@ -29,6 +29,7 @@
 pub mod api;
 pub mod blobs;
 pub mod budget;
+pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

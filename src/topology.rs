@@ -131,6 +131,10 @@ impl From<pb::Role> for Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(pub SocketAddr);
 
+/// In the extensions of each request that came over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secure;
+
 /// A member of the cluster: where it is, and what it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

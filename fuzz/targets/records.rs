@@ -36,6 +36,7 @@ const RECORDS: &[fn(&[u8])] = records! {
     NeedReceipts Abandoned Applied ClusterRecord TimeRecord ManifestRecord Absence
     RepositoryManifestRecord TagRecord BlobRecord HolderRecord NodeRecord PlacementRecord
     RepositoryRecord PolicyRecord RequestsRecord IdentityRecord LinkRecord UploadRecord SnapshotHeader
+    PutCa CreateJoinToken UseJoinToken RevokeJoinToken CaRecord JoinTokenRecord
     CountCopies WantedCopies CopiesWalkRecord StoredWrites StoredWrite
 };
 
@@ -54,7 +55,7 @@ fn node(u: &mut Unstructured) -> Result<NodeId> {
 /// Of the grammar, or anything.
 fn key(u: &mut Unstructured) -> Result<Vec<u8>> {
     let (name, tag) = (*u.choose(&NAMES)?, *u.choose(&TAGS)?);
-    Ok(match u.int_in_range(0..=24)? {
+    Ok(match u.int_in_range(0..=26)? {
         0 => keys::APPLIED.to_vec(),
         1 => keys::HASH.to_vec(),
         2 => keys::CLUSTER.to_vec(),
@@ -79,6 +80,8 @@ fn key(u: &mut Unstructured) -> Result<Vec<u8>> {
         21 => keys::removed(node(u)?),
         22 => keys::outcome(node(u)?, 1),
         23 => keys::copies_walk(name),
+        24 => keys::CA.to_vec(),
+        25 => keys::join_token(name),
         _ => bytes(u)?,
     })
 }
@@ -115,6 +118,7 @@ fn read(tree: &Tree) {
         view.data_regions(),
         view.under_replicated(),
     );
+    let _ = (view.ca(), view.join_token("a"));
     let _ = (
         view.policies(),
         view.policy_defaults(),

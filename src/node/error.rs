@@ -1,11 +1,14 @@
 //! Why a node does not run, and what its operator can do about it.
 
 use crate::blobs;
+use crate::certs::FileError;
+use crate::certs::TokenInvalid;
 use crate::cluster::membership::JoinError;
 use crate::metadata;
 use crate::metadata::identity::IdentityError;
 use crate::metadata::kv;
 use crate::server::ListenError;
+use crate::topology::RegionName;
 use std::io;
 use std::path::PathBuf;
 
@@ -35,6 +38,29 @@ pub enum NodeError {
     Bootstrap(#[source] metadata::Error),
     #[error(transparent)]
     Join(#[from] JoinError),
+    #[error(transparent)]
+    Certificate(#[from] FileError),
+    #[error("start TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error(
+        "the certificate in {path} is of region {found}, and this node is of region {expected}"
+    )]
+    OtherCertificate {
+        found: RegionName,
+        expected: RegionName,
+        path: PathBuf,
+    },
+    #[error(
+        "this node has no certificate to show to other nodes, and other machines reach its peer listener"
+    )]
+    NoCertificate,
+    #[error(transparent)]
+    Token(#[from] TokenInvalid),
+    #[error("the join token is for region {found}, and this node is of region {expected}")]
+    OtherToken {
+        found: RegionName,
+        expected: RegionName,
+    },
     #[error("this node is in no cluster yet, and its configuration names no way into one")]
     Outside,
     #[error("read this node's own record")]
@@ -63,6 +89,15 @@ impl NodeError {
             NodeError::Bootstrap(_) | NodeError::Outside => {
                 "begin a new cluster with an empty data directory and --bootstrap, or enter one with --join HOST:PORT"
             }
+            NodeError::Certificate(_) | NodeError::OtherCertificate { .. } => {
+                "`roadstead certs check` looks at certificates; `roadstead certs issue --region REGION` makes one"
+            }
+            NodeError::NoCertificate => {
+                "set peer.ca, peer.cert and peer.key, or put DATA_DIR/peer back from where it was moved"
+            }
+            NodeError::Token(_) | NodeError::OtherToken { .. } => {
+                "`roadstead region add REGION` on a node of the cluster prints a token for that region"
+            }
             NodeError::Join(_) => {
                 "`roadstead status` on a node of the cluster shows its regions; each region joins once, under a name of its own"
             }
@@ -78,6 +113,11 @@ impl NodeError {
                 | NodeError::Identity(IdentityError::OtherRegion { .. })
                 | NodeError::Listen(_)
                 | NodeError::Outside
+                | NodeError::Certificate(_)
+                | NodeError::OtherCertificate { .. }
+                | NodeError::NoCertificate
+                | NodeError::Token(_)
+                | NodeError::OtherToken { .. }
                 | NodeError::Join(JoinError::Refused(_))
                 | NodeError::Blobs(blobs::OpenError::OtherNode { .. })
         )

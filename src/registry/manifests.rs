@@ -31,6 +31,8 @@ fn refused(refused: pb::Refused) -> Error {
         pb::Reason::Invalid
         | pb::Reason::BlobsAbsent
         | pb::Reason::LogLost
+        | pb::Reason::JoinToken
+        | pb::Reason::NoCa
         | pb::Reason::Unspecified => Error::ManifestInvalid(refused.message),
     }
 }

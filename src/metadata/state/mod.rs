@@ -6,6 +6,7 @@
 mod copies;
 mod hash;
 mod indexes;
+pub(super) mod joining;
 mod links;
 mod manifests;
 mod nodes;
@@ -157,6 +158,10 @@ impl Apply<'_> {
             Body::SetPolicy(set) => self.set_policy(set),
             Body::UnsetPolicy(unset) => self.unset_policy(unset),
             Body::CountCopies(count) => self.count_copies(count),
+            Body::PutCa(put) => self.put_ca(put),
+            Body::CreateJoinToken(create) => self.create_join_token(create),
+            Body::UseJoinToken(used) => self.use_join_token(used),
+            Body::RevokeJoinToken(revoke) => self.revoke_join_token(revoke),
             Body::Listed(_) => self.listed(),
             Body::Gone(gone) => self.set_gone(NodeId(gone.node), true),
             Body::Back(back) => self.set_gone(NodeId(back.node), false),

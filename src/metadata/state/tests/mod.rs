@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 mod indexes;
+mod joining;
 mod policies;
 mod properties;
 

@@ -69,6 +69,8 @@ fn any_body() -> impl Strategy<Value = pb::command::Body> {
         1 => blobs().prop_map(|b| pb::command::Body::Cached(pb::Cached { digests: b.iter().map(|b| digest(*b).to_string()).collect() })),
         1 => node().prop_map(|n| pb::command::Body::Gone(pb::Gone { node: n })),
         1 => (0u64..3, any::<u64>()).prop_map(|(term, elapsed_ms)| pb::command::Body::Tick(pb::Tick { term, elapsed_ms: elapsed_ms % 10_000, acknowledged: vec![pb::Acknowledged { node: term, index: elapsed_ms % 9 }] })),
+        1 => Just(super::joining::put_ca("k")),
+        1 => (0u64..3, 0u64..9).prop_map(|(n, time)| super::joining::any_token(n, time)),
         1 => Just(pb::command::Body::Listed(pb::Listed {})),
         1 => any::<String>().prop_map(|text| pb::command::Body::PutManifest(pb::PutManifest { repository: text.clone(), digest: text.clone(), subject: text, ..Default::default() })),
     ]

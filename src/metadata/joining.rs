@@ -1,0 +1,23 @@
+//! What the state knows of who may join: reads, and the judgement of a token before it is used.
+
+use super::View;
+use super::keys;
+use super::state::joining;
+use crate::proto::state::v1 as pb;
+use std::io;
+
+impl View {
+    /// What the cluster signs certificates of nodes with; None where operators bring their own.
+    pub fn ca(&self) -> io::Result<Option<pb::CaRecord>> {
+        self.message(keys::CA)
+    }
+
+    pub fn join_token(&self, id: &str) -> io::Result<Option<pb::JoinTokenRecord>> {
+        self.message(&keys::join_token(id))
+    }
+
+    /// Would this use of a token be let in, by what is known here? The error says why not.
+    pub fn judge_join_token(&self, used: &pb::UseJoinToken) -> io::Result<Result<(), String>> {
+        Ok(joining::judge(self.join_token(&used.id)?, used).map(drop))
+    }
+}
