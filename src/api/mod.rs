@@ -2,6 +2,7 @@
 //! any other client. Every error is `{"error":{"code","message","next"}}`.
 
 mod policies;
+mod regions;
 mod status;
 pub mod types;
 mod verify;
@@ -39,6 +40,8 @@ pub struct Api {
     pub disk: Arc<dyn Fn() -> io::Result<(u64, u64)> + Send + Sync>,
     /// Of this node's profile, which round trips must fit.
     pub heartbeat: Duration,
+    /// The name of that profile, which a new region has to run too.
+    pub raft_profile: &'static str,
 }
 
 impl Api {
@@ -69,6 +72,10 @@ pub fn router(api: Api, registry: axum::Router) -> axum::Router {
             get(policies::show)
                 .put(policies::set)
                 .delete(policies::unset),
+        )
+        .route(
+            "/api/v1/regions/{name}/join-token",
+            post(regions::join_token),
         )
         .route("/api/{*rest}", axum::routing::any(unknown))
         .with_state(api)

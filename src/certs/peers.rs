@@ -37,7 +37,9 @@ use std::sync::Arc;
 use std::sync::RwLock;
 use std::time::SystemTime;
 use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::TlsConnector;
 
@@ -269,6 +271,25 @@ impl PeerTls {
         let connector = TlsConnector::from(self.client.clone());
         let shaken = tokio::time::timeout(HANDSHAKE, connector.connect(name, stream)).await;
         shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The certificate of whoever is there, if each side takes the other's.
+    pub async fn look<S>(&self, stream: S) -> io::Result<CertificateDer<'static>>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let name = ServerName::try_from(DOMAIN).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(self.client.clone());
+        let mut stream = connector.connect(name, stream).await?;
+        // What the server says of our certificate comes after the handshake: it answers a
+        // request, or ends the connection.
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await?;
+        stream.read_exact(&mut [0]).await?;
+        let shown = stream.get_ref().1.peer_certificates();
+        let leaf = shown.and_then(<[_]>::first).cloned();
+        leaf.ok_or_else(|| io::Error::other("it shows no certificate"))
     }
 
     /// Whether this node's own certificate is still good, and not for long.

@@ -1,11 +1,13 @@
 //! The commands: words in, tables or JSON out. Exit codes: 0 done, 1 failed, 2 refused or wrong
 //! usage, 3 no server answered. With `-o json` an error is one JSON document on stderr.
 
+mod certs;
 mod client;
 mod config_check;
 mod dev;
 mod output;
 mod policy;
+mod region;
 mod selftest;
 mod serve;
 mod status;
@@ -57,6 +59,12 @@ enum Command {
     /// What counts for which repositories: copies, immutable tags
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Regions of the cluster: what adding one changes, and the command that starts it
+    #[command(subcommand)]
+    Region(region::Command),
+    /// Certificates by which nodes know each other
+    #[command(subcommand)]
+    Certs(certs::Command),
     /// Compare what the nodes have
     Verify(verify::Args),
     /// Push a tiny image, pull it back, delete it
@@ -122,6 +130,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(*args),
         Command::Status(args) => on_one_thread(status::run(args, connection, format))?,
         Command::Policy(command) => on_one_thread(policy::run(command, connection, format))?,
+        Command::Region(command) => on_one_thread(region::run(command, connection, format))?,
+        Command::Certs(command) => on_one_thread(certs::run(command, format))?,
         Command::Verify(args) => on_one_thread(verify::run(args, connection, format))?,
         Command::Selftest => on_one_thread(selftest::run(connection, format))?,
         Command::Config(command) => config_check::run(command, format),

@@ -185,6 +185,7 @@ impl Node {
                     peers: peers.clone(),
                     disk: Arc::new(move || blobs.disk()),
                     heartbeat: config.profile.timing().heartbeat,
+                    raft_profile: config.profile.as_str(),
                 };
                 let routes = api::router(api, http::router(registry.clone()));
                 let limits = Limits::registry(config.connections_per_address);
