@@ -29,14 +29,21 @@ impl Machines {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("rs{}{n}", std::process::id() % 100_000);
-        let net = format!("10.{}.{}", rand::random_range(64..128), rand::random_range(1..255));
+        let net = format!(
+            "10.{}.{}",
+            rand::random_range(64..128),
+            rand::random_range(1..255)
+        );
         let mut machines = Machines {
             id,
             net,
             count: 0,
             children: BTreeMap::new(),
             dir: Some(tempfile::tempdir().expect("temp dir")),
-            env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
         };
         let bridge = machines.id.clone();
         ip(&format!("link add {bridge} type bridge"));
@@ -46,9 +53,14 @@ impl Machines {
             let (space, link) = (machines.space(i), format!("{bridge}l{i}"));
             ip(&format!("netns add {space}"));
             machines.count += 1;
-            ip(&format!("link add {link} type veth peer name eth0 netns {space}"));
+            ip(&format!(
+                "link add {link} type veth peer name eth0 netns {space}"
+            ));
             ip(&format!("link set {link} master {bridge} up"));
-            ip(&format!("-n {space} addr add {}/24 dev eth0", machines.ip(i)));
+            ip(&format!(
+                "-n {space} addr add {}/24 dev eth0",
+                machines.ip(i)
+            ));
             ip(&format!("-n {space} link set eth0 up"));
             ip(&format!("-n {space} link set lo up"));
         }
@@ -136,8 +148,19 @@ impl Machines {
     pub fn found(&mut self) {
         let (peer, dir) = (self.peer(0), self.data_dir(0).display().to_string());
         let args = [
-            "serve", "--no-auth", "--bootstrap", "--region", "r1", "--raft-profile", "local",
-            "--registry-listen", "0.0.0.0:5000", "--data-dir", &dir, "--peer-listen", &peer,
+            "serve",
+            "--no-auth",
+            "--bootstrap",
+            "--region",
+            "r1",
+            "--raft-profile",
+            "local",
+            "--registry-listen",
+            "0.0.0.0:5000",
+            "--data-dir",
+            &dir,
+            "--peer-listen",
+            &peer,
         ];
         self.start(0, &args.map(str::to_owned));
     }
@@ -146,7 +169,18 @@ impl Machines {
     pub fn printed(&self, at: usize, i: usize) -> Vec<String> {
         let (name, peer) = (format!("r{}", i + 1), self.peer(i));
         let dir = self.data_dir(i).display().to_string();
-        let told = self.must(at, &["region", "add", &name, "--peer-advertise", &peer, "--data-dir", &dir]);
+        let told = self.must(
+            at,
+            &[
+                "region",
+                "add",
+                &name,
+                "--peer-advertise",
+                &peer,
+                "--data-dir",
+                &dir,
+            ],
+        );
         let line = told.lines().last().expect("a command");
         let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         assert_eq!(words.remove(0), "roadstead", "{told}");
@@ -156,8 +190,16 @@ impl Machines {
 
     pub async fn status(&self, i: usize) -> Option<Value> {
         let url = format!("http://{}/api/v1/status", self.registry(i));
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let answer = client.get(url).timeout(Duration::from_secs(5)).send().await.ok()?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client");
+        let answer = client
+            .get(url)
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await
+            .ok()?;
         answer.json().await.ok()
     }
 
@@ -167,7 +209,9 @@ impl Machines {
         eventually(&what, Duration::from_secs(40), || async {
             let status = self.status(i).await?;
             let up = status["regions"].as_array()?.iter();
-            let up = up.filter(|r| r["role"] == "voter" && r["state"] == "up").count();
+            let up = up
+                .filter(|r| r["role"] == "voter" && r["state"] == "up")
+                .count();
             (status["leader"].is_string() && up == voters).then_some(())
         })
         .await;
@@ -185,7 +229,9 @@ impl Drop for Machines {
             let _ = child.wait();
         }
         for i in 0..self.count {
-            let _ = Command::new("ip").args(["netns", "del", &self.space(i)]).output();
+            let _ = Command::new("ip")
+                .args(["netns", "del", &self.space(i)])
+                .output();
         }
         let _ = Command::new("ip").args(["link", "del", &self.id]).output();
         let logs: Vec<String> = (0..self.count).map(|i| self.log(i)).collect();
@@ -200,7 +246,9 @@ impl Drop for Machines {
             return;
         }
         for log in logs {
-            let bad = log.lines().find(|line| line.contains(" ERROR ") || line.contains("panicked at"));
+            let bad = log
+                .lines()
+                .find(|line| line.contains(" ERROR ") || line.contains("panicked at"));
             assert_eq!(bad, None, "unexpected in a log");
         }
     }
