@@ -161,8 +161,16 @@ async fn a_token_that_does_not_fit_is_refused_with_what_was_expected() {
         &wrong_region,
         &["for region r2, and this node is of region r9"],
     );
-    let lying = change(&|token| token.region = "r9".parse().unwrap());
-    let mut lying = lying.clone();
+    let mut wrong_role = command.clone();
+    let role = wrong_role.iter().position(|word| word == "--role").unwrap();
+    wrong_role[role + 1] = "learner".to_owned();
+    refused(
+        &machines,
+        1,
+        &wrong_role,
+        &["for a voter, and this node is to be a learner"],
+    );
+    let mut lying = change(&|token| token.region = "r9".parse().unwrap());
     lying[at + 1] = "r9".to_owned();
     refused(
         &machines,
@@ -192,6 +200,15 @@ async fn a_token_that_does_not_fit_is_refused_with_what_was_expected() {
         &copied,
         &["used already, by node", "with another key"],
     );
+    // A token whose words were changed: the members know what they gave out.
+    let third = machines.printed(0, 2);
+    let mut lying = with_token(&third, &{
+        let mut token = token(&third);
+        token.role = roadstead::topology::Role::Learner;
+        token
+    });
+    lying[role + 1] = "learner".to_owned();
+    refused(&machines, 2, &lying, &["its join token is for a voter"]);
     let told = machines.log(0);
     let secret = hex::encode(token(&command).secret.expose_secret());
     assert!(!told.contains(&secret) && !machines.log(1).contains(&secret));

@@ -15,10 +15,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
 
 /// A changed file is used after it has stayed the same from one look to the next: certificate and
 /// key are seldom replaced at once.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// An operator is told of a certificate that ends, while there is time to act.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+const TELL_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What a server shows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,12 +152,14 @@ pub(super) fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
 }
 
 /// Calls `reload` after the files changed from what they were when they were `read` first. What it
-/// cannot use is told once, and what is in use stays.
+/// cannot use is told once, and what is in use stays. `until`: when that ends, if its operator is to
+/// be told.
 pub(super) fn watch(
     what: &'static str,
     files: Vec<PathBuf>,
     read: Vec<Stamp>,
     tasks: &Tasks,
+    until: impl Fn() -> Option<SystemTime> + Send + 'static,
     reload: impl Fn() -> Result<(), FileError> + Send + 'static,
 ) {
     let owner = tasks.clone();
@@ -160,10 +167,20 @@ pub(super) fn watch(
         let mut used = read;
         let mut last = used.clone();
         let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut told: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = owner.stopped() => return,
                 _ = look.tick() => {}
+            }
+            let left = until().map(|until| until.duration_since(SystemTime::now()));
+            if let Some(left) = left.map(Result::unwrap_or_default)
+                && left < SOON
+                && told.is_none_or(|told| told.elapsed() > TELL_EVERY)
+            {
+                told = Some(Instant::now());
+                let days = left.as_secs() / (24 * 3600);
+                tracing::warn!(what, days, "a certificate is good for few days more: replace its files; they are read while the node runs");
             }
             let now = stamps(&files);
             let is_settled = now == last;

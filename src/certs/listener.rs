@@ -5,6 +5,7 @@ use super::HANDSHAKE;
 use super::files;
 use super::files::CertFiles;
 use super::files::FileError;
+use super::leaf::Report;
 use super::provider;
 use crate::tasks::Tasks;
 use rustls::ServerConfig;
@@ -49,7 +50,12 @@ impl ListenerTls {
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        files::watch("registry", watched, stamps, tasks, move || {
+        let shown = current.clone();
+        let until = move || {
+            let shown = shown.0.read().expect("no panic while held").clone();
+            Some(Report::parse(&shown.cert[0])?.not_after)
+        };
+        files::watch("registry", watched, stamps, tasks, until, move || {
             let read = Arc::new(files::certified(&files)?);
             *current.0.write().expect("no panic while held") = read;
             Ok(())

@@ -216,8 +216,9 @@ impl PeerTls {
         self.current.get()
     }
 
-    /// Reads the files again when they change.
-    pub fn watch(&self, files: PeerFiles, tasks: &Tasks) {
+    /// Reads the files again when they change. `is_renewed`: by this node itself; else its operator
+    /// is told when they end.
+    pub fn watch(&self, files: PeerFiles, is_renewed: bool, tasks: &Tasks) {
         let watched: Vec<PathBuf> = vec![
             files.ca.clone(),
             files.own.cert.clone(),
@@ -225,7 +226,12 @@ impl PeerTls {
         ];
         let stamps = files::stamps(&watched);
         let me = self.clone();
-        files::watch("peer", watched, stamps, tasks, move || {
+        let shown = self.clone();
+        let until = move || match is_renewed {
+            true => None,
+            false => shown.material().leaf().map(|leaf| leaf.not_after),
+        };
+        files::watch("peer", watched, stamps, tasks, until, move || {
             me.set(Material::load(&files)?);
             Ok(())
         });

@@ -232,7 +232,7 @@ async fn what_a_node_shows_is_replaced_for_the_next_connection_and_bad_files_are
     let authority = Authority::create("test").unwrap();
     let files = issued(&authority, &names("r1", Some(1)), DAY, dir.path());
     let tls = PeerTls::new(Material::load(&files).unwrap()).unwrap();
-    tls.watch(files.clone(), &tasks);
+    tls.watch(files.clone(), false, &tasks);
     let until = tls.material().leaf().unwrap().not_after;
     write_private(&files.own.key, b"broken").unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -18,6 +18,7 @@ use crate::config::JoinTokenSource;
 use crate::metadata::Kv;
 use crate::metadata::Metadata;
 use crate::metadata::identity;
+use crate::peers::ClusterIdentity;
 use crate::peers::Identity;
 use crate::peers::Peers;
 use crate::tasks::Tasks;
@@ -42,7 +43,7 @@ pub struct Prepared {
     token: Option<JoinToken>,
     store: Option<Store>,
     /// Its certificate ran out, or cannot be used; its state has what signs a new one.
-    must_renew: Option<FileError>,
+    must_renew: Option<NodeError>,
 }
 
 impl Certificates {
@@ -73,7 +74,7 @@ impl Certificates {
             Certificates::Plain => return Ok(Prepared::plain()),
             Certificates::Configured(files) => {
                 let tls = open(&files, identity)?;
-                tls.watch(files, tasks);
+                tls.watch(files, false, tasks);
                 return Ok(Prepared {
                     tls: Some(tls),
                     ..Prepared::plain()
@@ -104,8 +105,11 @@ impl Certificates {
         }
         if store.is_filled() {
             match open(&store.files(), identity) {
-                Ok(tls) => prepared.tls = Some(tls),
-                Err(NodeError::Certificate(error)) if !is_new => {
+                Ok(tls) => {
+                    prepared.must_renew = check_bound(&tls, &store, identity)?;
+                    prepared.tls = Some(tls);
+                }
+                Err(error @ NodeError::Certificate(_)) if !is_new => {
                     let ca = certs::certificates(&store.files().ca)?.swap_remove(0);
                     prepared.tls = Some(PeerTls::new(Material::pinned(ca)?)?);
                     prepared.must_renew = Some(error);
@@ -138,6 +142,36 @@ fn open(files: &PeerFiles, identity: &Identity) -> Result<PeerTls, NodeError> {
     Ok(PeerTls::new(material)?)
 }
 
+/// The certificate that was issued must be of this very node. One of an earlier lineage is renewed: a
+/// recovery gave the cluster another one.
+fn check_bound(
+    tls: &PeerTls,
+    store: &Store,
+    identity: &Identity,
+) -> Result<Option<NodeError>, NodeError> {
+    let material = tls.material();
+    let Some(bound) = material.leaf().and_then(|leaf| leaf.bound.clone()) else {
+        return Ok(None);
+    };
+    let path = store.files().own.cert;
+    if bound.node != identity.node() {
+        return Err(NodeError::OtherNode {
+            path,
+            found: bound.node,
+            expected: identity.node(),
+        });
+    }
+    let is_earlier = |mine: &ClusterIdentity| mine.lineage != bound.lineage;
+    Ok(identity
+        .cluster()
+        .filter(is_earlier)
+        .map(|mine| NodeError::OtherLineage {
+            path,
+            found: bound.lineage,
+            expected: mine.lineage,
+        }))
+}
+
 fn read_token(source: JoinTokenSource, identity: &Identity) -> Result<JoinToken, NodeError> {
     let word = match source {
         JoinTokenSource::Word(word) => word,
@@ -150,6 +184,12 @@ fn read_token(source: JoinTokenSource, identity: &Identity) -> Result<JoinToken,
         return Err(NodeError::OtherToken {
             found: token.region,
             expected: identity.region().clone(),
+        });
+    }
+    if token.role != identity.role() {
+        return Err(NodeError::OtherRole {
+            found: token.role,
+            expected: identity.role(),
         });
     }
     Ok(token)
@@ -195,11 +235,11 @@ impl Prepared {
         if let Some(error) = self.must_renew {
             if let Err(why) = enrolling::renew(metadata, &store, &tls) {
                 tracing::error!(%why, "the certificate of this node cannot be used, and no new one can be signed");
-                return Err(error.into());
+                return Err(error);
             }
             tracing::warn!(%error, "the certificate of this node could not be used, and was renewed");
         }
-        tls.watch(store.files(), tasks);
+        tls.watch(store.files(), true, tasks);
         enrolling::hand_over_ca(metadata, store.clone(), tasks);
         enrolling::keep_certificate(metadata, store, tls, tasks);
         Ok(())

@@ -8,7 +8,9 @@ use crate::metadata;
 use crate::metadata::identity::IdentityError;
 use crate::metadata::kv;
 use crate::server::ListenError;
+use crate::topology::NodeId;
 use crate::topology::RegionName;
+use crate::topology::Role;
 use std::io;
 use std::path::PathBuf;
 
@@ -54,6 +56,22 @@ pub enum NodeError {
         "this node has no certificate to show to other nodes, and other machines reach its peer listener"
     )]
     NoCertificate,
+    #[error(
+        "the certificate in {path} is of node {found}, and this data directory is node {expected}"
+    )]
+    OtherNode {
+        path: PathBuf,
+        found: NodeId,
+        expected: NodeId,
+    },
+    #[error("the certificate in {path} is of lineage {found}, and this node of lineage {expected}")]
+    OtherLineage {
+        path: PathBuf,
+        found: String,
+        expected: String,
+    },
+    #[error("the join token is for a {found}, and this node is to be a {expected}")]
+    OtherRole { found: Role, expected: Role },
     #[error(transparent)]
     Token(#[from] TokenInvalid),
     #[error("the join token is for region {found}, and this node is of region {expected}")]
@@ -92,8 +110,14 @@ impl NodeError {
             NodeError::Certificate(_) | NodeError::OtherCertificate { .. } => {
                 "`roadstead certs check` looks at certificates; `roadstead certs issue --region REGION` makes one"
             }
+            NodeError::OtherNode { .. } => {
+                "move DATA_DIR/peer away: what is in it belongs to an earlier node; then start this one with --join-token, from `roadstead region add`"
+            }
             NodeError::NoCertificate => {
                 "set peer.ca, peer.cert and peer.key, or put DATA_DIR/peer back from where it was moved"
+            }
+            NodeError::OtherRole { .. } => {
+                "start it with the --role that the token was made for, or make another token with `roadstead region add REGION --role ROLE`"
             }
             NodeError::Token(_) | NodeError::OtherToken { .. } => {
                 "`roadstead region add REGION` on a node of the cluster prints a token for that region"
@@ -118,6 +142,9 @@ impl NodeError {
                 | NodeError::NoCertificate
                 | NodeError::Token(_)
                 | NodeError::OtherToken { .. }
+                | NodeError::OtherNode { .. }
+                | NodeError::OtherLineage { .. }
+                | NodeError::OtherRole { .. }
                 | NodeError::Join(JoinError::Refused(_))
                 | NodeError::Blobs(blobs::OpenError::OtherNode { .. })
         )

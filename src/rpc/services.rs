@@ -18,6 +18,7 @@ use crate::proto::peer::v1::metadata_server::Metadata as MetadataRpc;
 use crate::proto::peer::v1::raft_server::Raft;
 use crate::registry::Registry;
 use crate::topology::NodeId;
+use crate::topology::Role;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
@@ -210,6 +211,20 @@ impl Cluster for ClusterService {
             let why = format!(
                 "the cluster runs raft profile {:?}, the joining node {:?}: set [raft] profile alike",
                 self.raft_profile, join.raft_profile
+            );
+            return Ok(Response::new(pb::JoinResponse {
+                result: Some(Answer::Refused(why)),
+            }));
+        }
+        let invited = self.metadata.view().joined_by(NodeId(join.node));
+        let invited = invited.map_err(|error| Status::internal(error.to_string()))?;
+        if let (Some(invited), Some(info)) = (invited, &join.info)
+            && invited.role() != info.role()
+        {
+            let why = format!(
+                "its join token is for a {}, and it asks to be a {}",
+                Role::from(invited.role()),
+                Role::from(info.role())
             );
             return Ok(Response::new(pb::JoinResponse {
                 result: Some(Answer::Refused(why)),

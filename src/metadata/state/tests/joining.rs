@@ -102,7 +102,8 @@ fn a_token_lets_in_one_key_again_and_again_and_no_other() {
         change(&mut used);
         replica.by(2, Body::UseJoinToken(used))
     };
-    let refused: [(&dyn Fn(&mut pb::UseJoinToken), &str); 4] = [
+    type Change<'a> = &'a dyn Fn(&mut pb::UseJoinToken);
+    let refused: [(Change<'_>, &str); 4] = [
         (&|used| used.id = "other".to_owned(), "not known here"),
         (&|used| used.secret_hash = vec![7; 32].into(), "secret"),
         (
