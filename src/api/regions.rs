@@ -155,6 +155,8 @@ async fn create(
 ) -> Result<JoinToken, Box<Response>> {
     let ca = api.metadata.view().ca();
     let ca = ca.map_err(|error| failed("read the CA", &error))?;
+    // Its nodes may have gone over to certificates of their operator.
+    let ca = ca.filter(|ca| api.peers.trusts(&ca.certificate));
     let cluster = api.metadata.identity().cluster();
     let (Some(ca), Some(cluster)) = (ca, cluster) else {
         let next = format!(

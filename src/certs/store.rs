@@ -67,7 +67,13 @@ impl Store {
         self.create_dir()?;
         let bundle: String = ca.iter().map(|ca| pem("CERTIFICATE", ca)).collect();
         write_private(&files.ca, bundle.as_bytes())?;
-        write_private(&files.own.cert, pem("CERTIFICATE", certificate).as_bytes())
+        self.save_certificate(certificate)
+    }
+
+    /// A further certificate for the same key. What else is trusted stays so.
+    pub fn save_certificate(&self, certificate: &[u8]) -> Result<(), FileError> {
+        let pem = pem("CERTIFICATE", certificate);
+        write_private(&self.files().own.cert, pem.as_bytes())
     }
 
     /// A CA for a new cluster, and a certificate of its for this node.

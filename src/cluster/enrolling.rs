@@ -208,7 +208,7 @@ pub fn renew(metadata: &Metadata, store: &Store, tls: &PeerTls) -> Result<(), Re
         .map_err(|error| SignError::Refused(format!("ask for a certificate: {error}")))?;
     let region = identity.region().clone();
     let certificate = sign(identity, &authority, identity.node(), region, &request)?;
-    store.save(&[authority.certificate().to_vec()], &certificate)?;
+    store.save_certificate(&certificate)?;
     tls.set(Material::load(&store.files())?);
     tracing::info!("renewed the certificate of this node");
     Ok(())

@@ -253,6 +253,12 @@ impl Peers {
         &self.inner.identity
     }
 
+    /// Whether certificates that this CA signs are taken by this node.
+    pub fn trusts(&self, ca: &[u8]) -> bool {
+        let tls = self.inner.tls.as_ref();
+        tls.is_some_and(|tls| tls.material().ca().iter().any(|trusted| **trusted == *ca))
+    }
+
     /// Where another node is. A changed address takes new connections.
     pub fn learn(&self, node: NodeId, region: &RegionName, address: &str) {
         if node == self.inner.identity.node() {
