@@ -16,6 +16,7 @@ const GROUND: &[&str] = &[
     "access",
     "audit",
     "budget",
+    "certs",
     "clock",
     "durability",
     "oci",

@@ -14,6 +14,7 @@ mod freshness;
 mod full_disk;
 mod harness;
 mod hostile;
+mod joining;
 mod lazy_fetch;
 mod leader_loss;
 mod operator;

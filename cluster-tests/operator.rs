@@ -182,19 +182,16 @@ fn serve_refuses_what_it_cannot_do_safely() {
         (vec!["--bootstrap"], "--no-auth"),
         (vec!["--no-auth"], "--bootstrap"),
         (
-            vec!["--no-auth", "--bootstrap", "--registry-listen", "0.0.0.0:0"],
-            "loopback",
-        ),
-        (
             vec![
                 "--no-auth",
-                "--bootstrap",
+                "--join",
+                "127.0.0.1:1",
                 "--peer-listen",
                 "0.0.0.0:0",
                 "--peer-advertise",
                 "127.0.0.1:1",
             ],
-            "loopback",
+            "no certificate",
         ),
         (
             vec!["--no-auth", "--bootstrap", "--join", "127.0.0.1:1"],

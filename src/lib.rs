@@ -31,6 +31,7 @@ pub mod api;
 pub mod audit;
 pub mod blobs;
 pub mod budget;
+pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

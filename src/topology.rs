@@ -131,13 +131,13 @@ impl From<pb::Role> for Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client(pub SocketAddr);
 
-/// Beside it when the connection is TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Secure;
-
 /// In place of it when the request came over the socket in the node's data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnSocket;
+
+/// In the extensions of each request that came over TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secure;
 
 /// A member of the cluster: where it is, and what it does.
 #[derive(Clone, Debug, PartialEq, Eq)]

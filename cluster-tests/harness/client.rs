@@ -112,6 +112,16 @@ impl Client {
         }
     }
 
+    /// Over TLS, or otherwise by a client of the test's own.
+    #[allow(dead_code, reason = "the bench does not use it")]
+    pub fn over(base: String, http: reqwest::Client) -> Client {
+        Client {
+            base,
+            http,
+            login: None,
+        }
+    }
+
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") {
             path.to_owned()

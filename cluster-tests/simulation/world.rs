@@ -1,11 +1,13 @@
 //! Machines, disks and links of a simulated run.
 
 use futures_util::future::BoxFuture;
+use roadstead::certs::Wire;
 use roadstead::clock::Clock;
 use roadstead::config::Entrance;
 use roadstead::config::Profile;
 use roadstead::metadata::Kv;
 use roadstead::metadata::Metadata;
+use roadstead::node::certificates::Certificates;
 use roadstead::node::member::Member;
 use roadstead::node::member::Parts;
 use roadstead::node::member::Place;
@@ -108,6 +110,7 @@ pub async fn machine(world: Arc<World>, name: &'static str) -> Result<(), Failur
         snapshots,
         metrics: Metrics::new(),
         tasks: tasks.clone(),
+        certificates: Certificates::Plain,
     };
     let place = Place {
         region: Some(name.parse()?),
@@ -136,6 +139,7 @@ async fn listen(router: axum::Router, tasks: Tasks) -> io::Result<()> {
         let (stream, _) = listener.accept().await?;
         tasks.spawn(rpc::serve_connection(
             stream,
+            Wire::Plain,
             router.clone(),
             tasks.stop_token(),
         ));

@@ -161,7 +161,7 @@ fn body(u: &mut Unstructured) -> Result<Body> {
     if u.ratio(1, 4)? {
         return accounts::body(u);
     }
-    Ok(match u.int_in_range(0..=26)? {
+    Ok(match u.int_in_range(0..=30)? {
         0 => Body::DeleteManifest(pb::DeleteManifest {
             repository: name(u)?,
             digest: digest(manifest(u)?).to_string(),
@@ -235,6 +235,27 @@ fn body(u: &mut Unstructured) -> Result<Body> {
         14 => Body::GiveUp(pb::GiveUp {}),
         15 => Body::Probe(pb::Probe {}),
         16 => Body::CountCopies(pb::CountCopies { prefix: prefix(u)? }),
+        17 => Body::PutCa(pb::PutCa {
+            certificate: vec![u.int_in_range(0..=2)?].into(),
+            key: "k".into(),
+        }),
+        18 => Body::CreateJoinToken(pb::CreateJoinToken {
+            id: name(u)?,
+            region: name(u)?,
+            secret_hash: vec![0; u.int_in_range(31..=32)?].into(),
+            expires_at_ms: u.arbitrary()?,
+            now_ms: u.arbitrary()?,
+            ..Default::default()
+        }),
+        19 => Body::UseJoinToken(pb::UseJoinToken {
+            id: name(u)?,
+            secret_hash: vec![0; u.int_in_range(31..=32)?].into(),
+            key_hash: vec![u.int_in_range(0..=2)?].into(),
+            node: node(u)?,
+            region: name(u)?,
+            now_ms: u.arbitrary()?,
+        }),
+        20 => Body::RevokeJoinToken(pb::RevokeJoinToken { id: name(u)? }),
         _ => Body::PutManifest(put(u)?),
     })
 }

@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
+use roadstead::certs::JoinToken;
 use roadstead::metadata::fuzzing::is_append_answer;
 use roadstead::metadata::raft_types::{
     applied_from_pb, applied_to_pb, entry_from_pb, entry_to_pb, log_id_from_pb, log_id_to_pb,
@@ -66,6 +67,15 @@ fn only_decode<T: Message + Default + PartialEq + Debug>(bytes: &[u8]) {
     decode::<T>(bytes);
 }
 
+/// A word that can be read is printed as it was read.
+fn join_token(bytes: &[u8]) {
+    only_decode::<pb::JoinTokenText>(bytes);
+    if let Some(token) = std::str::from_utf8(bytes).ok().and_then(|word| word.parse::<JoinToken>().ok()) {
+        let again: JoinToken = token.expose().parse().expect("printed here");
+        assert_eq!(again.expose(), token.expose());
+    }
+}
+
 const MESSAGES: &[fn(&[u8])] = &[
     |bytes| {
         let Some(append) = decode::<pb::AppendRequest>(bytes) else {
@@ -86,6 +96,9 @@ const MESSAGES: &[fn(&[u8])] = &[
         );
     },
     only_decode::<pb::Partial>,
+    only_decode::<pb::EnrollRequest>,
+    only_decode::<pb::EnrollResponse>,
+    join_token,
     |bytes| {
         let Some(asked) = decode::<pb::VoteRequest>(bytes) else {
             return;

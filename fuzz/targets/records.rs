@@ -37,6 +37,7 @@ const RECORDS: &[fn(&[u8])] = records! {
     NeedReceipts Abandoned Applied ClusterRecord TimeRecord ManifestRecord Absence
     RepositoryManifestRecord TagRecord BlobRecord HolderRecord NodeRecord PlacementRecord
     RepositoryRecord PolicyRecord RequestsRecord IdentityRecord LinkRecord UploadRecord SnapshotHeader
+    PutCa CreateJoinToken UseJoinToken RevokeJoinToken CaRecord JoinTokenRecord
     CountCopies WantedCopies CopiesWalkRecord StoredWrites StoredWrite
     Authority PutAccount RemoveAccount SetPassword RotateSecret SetGrant PutGroup RemoveGroup SetMember
     PutSigningKey Used Use AccountRecord SecretRecord GrantRecord CiTrust GroupRecord SigningKeyRecord
@@ -58,7 +59,7 @@ fn node(u: &mut Unstructured) -> Result<NodeId> {
 /// Of the grammar, or anything.
 fn key(u: &mut Unstructured) -> Result<Vec<u8>> {
     let (name, tag) = (*u.choose(&NAMES)?, *u.choose(&TAGS)?);
-    Ok(match u.int_in_range(0..=28)? {
+    Ok(match u.int_in_range(0..=30)? {
         0 => keys::APPLIED.to_vec(),
         1 => keys::HASH.to_vec(),
         2 => keys::CLUSTER.to_vec(),
@@ -87,6 +88,8 @@ fn key(u: &mut Unstructured) -> Result<Vec<u8>> {
         25 => keys::secret(&bytes(u)?),
         26 => keys::group(name),
         27 => keys::signing_key(tag),
+        28 => keys::CA.to_vec(),
+        29 => keys::join_token(name),
         _ => bytes(u)?,
     })
 }
@@ -135,6 +138,7 @@ fn read(tree: &Tree) {
         let _ = (view.administers(&who, 1), view.may_pull_under(&who, 1));
         let _ = view.rights(&who, &NAMES[1].parse().unwrap(), 1);
     }
+    let _ = (view.ca(), view.join_token("a"));
     let _ = (
         view.policies(),
         view.policy_defaults(),

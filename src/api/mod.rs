@@ -6,6 +6,7 @@ mod door;
 mod error;
 mod groups;
 mod policies;
+mod regions;
 mod security;
 mod status;
 pub mod types;
@@ -51,6 +52,8 @@ pub struct Api {
     pub heartbeat: Duration,
     pub login: Login,
     pub tasks: Tasks,
+    /// The name of that profile, which a new region has to run too.
+    pub raft_profile: &'static str,
 }
 
 impl Api {
@@ -122,6 +125,10 @@ pub fn routes(api: Api) -> axum::Router {
             get(security::signing_keys).post(security::rotate_signing_key),
         )
         .route("/api/v1/audit", get(security::audit))
+        .route(
+            "/api/v1/regions/{name}/join-token",
+            post(regions::join_token),
+        )
         .route("/api/{*rest}", axum::routing::any(unknown))
         .with_state(api)
 }

@@ -338,6 +338,45 @@ pub struct AuditLog {
     pub events: Vec<Event>,
 }
 
+/// The body of `POST /api/v1/regions/NAME/join-token`; may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenRequest {
+    /// What the region is to be; a voter, if not said.
+    pub role: Option<Role>,
+    /// How long the token is good; 24, if not said.
+    pub hours: Option<u64>,
+    /// Only what would change; no token is made.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What lets a new region in, and what it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinInvitation {
+    pub region: String,
+    pub role: Role,
+    /// Null on a dry run.
+    pub token: Option<String>,
+    /// Wall clock.
+    pub expires_at_ms: Option<u64>,
+    /// Peer listeners to join through.
+    pub join: Vec<String>,
+    pub raft_profile: String,
+    pub voters: FromTo,
+    /// How many voters have to agree.
+    pub quorum: FromTo,
+    /// How many may be lost.
+    pub failure_tolerance: FromTo,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromTo {
+    pub before: u64,
+    pub after: u64,
+}
+
 /// Every refusal and failure, from the server and, with `-o json`, on stderr.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -24,13 +24,12 @@ pub fn run(command: Command, format: Format) -> Result<(), Failure> {
     let mut draft = Draft::default();
     let mut problems = draft.add_file(&file, &content);
     problems.extend(draft.add_environment(std::env::vars_os()));
-    let later = std::mem::take(&mut draft.later);
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }
     let place = file.display().to_string();
     let config = draft.check(&place).map_err(|problems| refuse(&problems))?;
-    let notes = limits(&config, &later);
+    let notes = limits(&config);
     match format {
         Format::Json => output::json(&serde_json::json!({"valid": true, "notes": notes})),
         Format::Table => {

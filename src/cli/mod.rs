@@ -3,6 +3,7 @@
 
 mod accounts;
 mod audit;
+mod certs;
 mod client;
 mod config_check;
 mod dev;
@@ -10,6 +11,7 @@ mod docker_config;
 mod login;
 mod output;
 mod policy;
+mod region;
 mod selftest;
 mod serve;
 mod status;
@@ -88,6 +90,12 @@ enum Command {
     /// The keys that short-lived tokens are signed with
     #[command(subcommand)]
     SigningKey(audit::SigningKey),
+    /// Regions of the cluster: what adding one changes, and the command that starts it
+    #[command(subcommand)]
+    Region(region::Command),
+    /// Certificates by which nodes know each other
+    #[command(subcommand)]
+    Certs(certs::Command),
     /// Compare what the nodes have
     Verify(verify::Args),
     /// Push a tiny image, pull it back, delete it
@@ -171,6 +179,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Status(args) => on_one_thread(status::run(args, connection, format))?,
         Command::Policy(command) => on_one_thread(policy::run(command, connection, format))?,
+        Command::Region(command) => on_one_thread(region::run(command, connection, format))?,
+        Command::Certs(command) => on_one_thread(certs::run(command, format))?,
         Command::Verify(args) => on_one_thread(verify::run(args, connection, format))?,
         Command::Selftest => on_one_thread(selftest::run(connection, format))?,
         Command::Config(command) => config_check::run(command, format),

@@ -4,6 +4,7 @@ use super::output::Failure;
 use super::output::chain;
 use crate::config::Config;
 use crate::config::Draft;
+use crate::config::JoinTokenSource;
 use crate::config::Problem;
 use crate::config::Profile;
 use crate::config::limits;
@@ -49,8 +50,8 @@ pub struct Args {
     /// Enter the cluster of this peer listener; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     join: Vec<String>,
-    /// A join token
-    #[arg(long, value_name = "TOKEN", hide = true)]
+    /// What `roadstead region add` printed: lets this new node in, and brings its certificate
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
     join_token: Option<String>,
     /// What this node does [default: voter]
     #[arg(long, value_enum)]
@@ -118,17 +119,16 @@ fn configure(
     problems.extend(draft.add_environment(environment));
     let no_auth = args.no_auth;
     problems.extend(args.add_to(&mut draft));
-    let later = std::mem::take(&mut draft.later);
     if !problems.is_empty() {
         return Err(refuse(&problems));
     }
     let mut config = draft.check(&place).map_err(|problems| refuse(&problems))?;
     config.accounts = !no_auth;
-    let limits = limits(&config, &later);
+    let limits = limits(&config);
     if !limits.is_empty() {
         return Err(Failure::refused(
             limits.join("\n"),
-            "listen on loopback, as 127.0.0.1:5000",
+            "nodes on different machines know each other by certificates: docs/certificates.md",
         ));
     }
     Ok(config)
@@ -154,8 +154,8 @@ impl Args {
         if self.bootstrap || !self.join.is_empty() {
             (draft.bootstrap, draft.join) = (Some(self.bootstrap), None);
         }
-        if self.join_token.is_some() {
-            draft.later.push("--join-token");
+        if let Some(word) = self.join_token {
+            draft.join_token = Some(JoinTokenSource::Word(word));
         }
         let join = Some(self.join)
             .filter(|join| !join.is_empty())
@@ -242,21 +242,15 @@ mod tests {
     #[test]
     fn what_this_release_cannot_do_safely_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let open = Some("0.0.0.0:5000".to_owned());
+        let open = Some("192.0.2.1:5010".to_owned());
         assert!(
             refusal(Args {
-                registry_listen: open,
+                peer_listen: open,
+                bootstrap: false,
+                join: vec!["a:1".to_owned()],
                 ..args(dir.path())
             })
-            .contains("loopback")
-        );
-        let token = Some("t".to_owned());
-        assert!(
-            refusal(Args {
-                join_token: token,
-                ..args(dir.path())
-            })
-            .contains("--join-token")
+            .contains("has no certificate")
         );
         assert!(
             refusal(Args {

@@ -1,6 +1,7 @@
 //! How a node gets into a cluster: it meets one of its members, learns which cluster that is, and
 //! asks to be let in until the leader has done so. Every step can be repeated.
 
+use crate::certs::FileError;
 use crate::metadata::Metadata;
 use crate::metadata::identity::belong_to;
 use crate::metadata::kv::Kv;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 const HELLO: Duration = Duration::from_secs(3);
 const JOIN: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,8 @@ pub enum JoinError {
     Refused(String),
     #[error("the node was told to stop before it was let in")]
     Stopped,
+    #[error(transparent)]
+    Certificate(#[from] FileError),
     #[error("metadata store")]
     Io(#[from] std::io::Error),
 }
@@ -100,7 +103,7 @@ pub async fn join(
     }
 }
 
-async fn wait(pause: &mut Duration, tasks: &Tasks) -> Result<(), JoinError> {
+pub(super) async fn wait(pause: &mut Duration, tasks: &Tasks) -> Result<(), JoinError> {
     tokio::select! {
         () = tasks.stopped() => return Err(JoinError::Stopped),
         () = tokio::time::sleep(*pause) => {}

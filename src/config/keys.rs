@@ -3,6 +3,8 @@
 //! and answer a mistake in the same way.
 
 use super::Draft;
+use super::JoinTokenSource;
+use super::Networks;
 use super::Profile;
 use crate::spelling::nearest;
 use crate::topology::RegionName;
@@ -50,7 +52,8 @@ pub(super) const KEYS: &[Key] = &[
         put(&mut d.join, list(v).and_then(peer_addresses))
     }),
     key("cluster", "join_token_file", |d, v| {
-        later(d, "cluster.join_token_file", text(v))
+        let file = |path: String| JoinTokenSource::File(PathBuf::from(path));
+        put(&mut d.join_token, text(v).map(file))
     }),
     key("registry", "listen", |d, v| {
         put(&mut d.registry_listen, listen(v))
@@ -63,17 +66,19 @@ pub(super) const KEYS: &[Key] = &[
         put(&mut d.connections_per_address, share)
     }),
     key("registry", "cert", |d, v| {
-        later(d, "registry.cert", text(v))
+        put(&mut d.registry_cert, path(v))
     }),
-    key("registry", "key", |d, v| later(d, "registry.key", text(v))),
-    key("registry", "trusted_proxies", |_, v| list(v).map(drop)),
+    key("registry", "key", |d, v| put(&mut d.registry_key, path(v))),
+    key("registry", "trusted_proxies", |d, v| {
+        put(&mut d.trusted_proxies, list(v).and_then(Networks::parse))
+    }),
     key("peer", "listen", |d, v| put(&mut d.peer_listen, listen(v))),
     key("peer", "advertise", |d, v| {
         put(&mut d.peer_advertise, text(v).and_then(peer_address))
     }),
-    key("peer", "ca", |d, v| later(d, "peer.ca", text(v))),
-    key("peer", "cert", |d, v| later(d, "peer.cert", text(v))),
-    key("peer", "key", |d, v| later(d, "peer.key", text(v))),
+    key("peer", "ca", |d, v| put(&mut d.peer_ca, path(v))),
+    key("peer", "cert", |d, v| put(&mut d.peer_cert, path(v))),
+    key("peer", "key", |d, v| put(&mut d.peer_key, path(v))),
     key("ops", "listen", |d, v| put(&mut d.ops_listen, listen(v))),
     key("raft", "profile", |d, v| put(&mut d.profile, profile(v))),
     key("meta", "cache_mib", |d, v| {
@@ -119,16 +124,8 @@ fn put<T>(slot: &mut Option<T>, value: Result<T, String>) -> Result<(), String> 
     Ok(())
 }
 
-/// A key that is right, but that this release cannot honor: noted, so that `serve` refuses to
-/// run without what its operator asked for.
-fn later(
-    draft: &mut Draft,
-    name: &'static str,
-    value: Result<String, String>,
-) -> Result<(), String> {
-    value?;
-    draft.later.push(name);
-    Ok(())
+fn path(value: Value) -> Result<PathBuf, String> {
+    text(value).map(PathBuf::from)
 }
 
 fn text(value: Value) -> Result<String, String> {

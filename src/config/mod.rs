@@ -5,13 +5,19 @@
 //! Settings that must be the same everywhere are not here: they live in the replicated state.
 
 mod keys;
+mod networks;
 
+pub use networks::Networks;
+
+use crate::certs::CertFiles;
+use crate::certs::PeerFiles;
 use crate::metadata::Timing;
 use crate::topology::RegionName;
 use crate::topology::Role;
 use keys::Value;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -30,11 +36,18 @@ pub struct Config {
     pub entrance: Entrance,
     pub registry_listen: SocketAddr,
     pub external_urls: Vec<String>,
+    /// Absent: the registry speaks plain HTTP.
+    pub registry_tls: Option<CertFiles>,
+    /// Whose word on whom they speak for is taken.
+    pub trusted_proxies: Networks,
     /// Absent: the default, and no bound for loopback.
     pub connections_per_address: Option<usize>,
     pub peer_listen: SocketAddr,
     /// Absent: the address that the peer listener gets.
     pub peer_advertise: Option<String>,
+    /// Absent: what the cluster signs, and plain on loopback.
+    pub peer_tls: Option<PeerFiles>,
+    pub join_token: Option<JoinTokenSource>,
     pub ops_listen: SocketAddr,
     pub profile: Profile,
     pub cache_mib: u64,
@@ -52,6 +65,23 @@ pub enum Entrance {
     Join(Vec<String>),
     /// It is in one: the data directory holds state.
     Inside,
+}
+
+/// Read only when it is needed: a token is used once.
+#[derive(Clone, PartialEq, Eq)]
+pub enum JoinTokenSource {
+    Word(String),
+    File(PathBuf),
+}
+
+impl fmt::Debug for JoinTokenSource {
+    /// The word is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JoinTokenSource::Word(_) => f.write_str("Word"),
+            JoinTokenSource::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,16 +150,21 @@ pub struct Draft {
     pub join: Option<Vec<String>>,
     pub registry_listen: Option<SocketAddr>,
     pub external_urls: Option<Vec<String>>,
+    pub registry_cert: Option<PathBuf>,
+    pub registry_key: Option<PathBuf>,
+    pub trusted_proxies: Option<Networks>,
     pub connections_per_address: Option<usize>,
     pub peer_listen: Option<SocketAddr>,
     pub peer_advertise: Option<String>,
+    pub peer_ca: Option<PathBuf>,
+    pub peer_cert: Option<PathBuf>,
+    pub peer_key: Option<PathBuf>,
+    pub join_token: Option<JoinTokenSource>,
     pub ops_listen: Option<SocketAddr>,
     pub profile: Option<Profile>,
     pub cache_mib: Option<u64>,
     pub log_level: Option<String>,
     pub log_json: Option<bool>,
-    /// Keys that are right, but that this release cannot honor yet.
-    pub later: Vec<&'static str>,
 }
 
 /// One mistake, and where it was made.
@@ -275,6 +310,33 @@ impl Draft {
         if peer_listen.ip().is_unspecified() && self.peer_advertise.is_none() {
             problem("peer.listen takes every address, so peer.advertise must say which one other nodes reach (--peer-advertise HOST:PORT)".to_owned());
         }
+        let registry_tls = match (self.registry_cert, self.registry_key) {
+            (Some(cert), Some(key)) => Some(CertFiles { cert, key }),
+            (None, None) => None,
+            _ => {
+                problem(
+                    "registry.cert and registry.key go together: set both, or neither".to_owned(),
+                );
+                None
+            }
+        };
+        let peer_tls = match (self.peer_ca, self.peer_cert, self.peer_key) {
+            (Some(ca), Some(cert), Some(key)) => Some(PeerFiles {
+                ca,
+                own: CertFiles { cert, key },
+            }),
+            (None, None, None) => None,
+            _ => {
+                problem(
+                    "peer.ca, peer.cert and peer.key go together: set all three, or none"
+                        .to_owned(),
+                );
+                None
+            }
+        };
+        if peer_tls.is_some() && self.join_token.is_some() && !inside {
+            problem("both a join token and peer.cert are set: a token brings a certificate of its own; with peer.ca, peer.cert and peer.key no token is needed".to_owned());
+        }
         let (Some(data_dir), true) = (self.data_dir, problems.is_empty()) else {
             return Err(problems);
         };
@@ -289,9 +351,13 @@ impl Draft {
             },
             registry_listen: self.registry_listen.unwrap_or(loopback(5000)),
             external_urls: self.external_urls.unwrap_or_default(),
+            registry_tls,
+            trusted_proxies: self.trusted_proxies.unwrap_or_default(),
             connections_per_address: self.connections_per_address,
             peer_listen,
             peer_advertise: self.peer_advertise,
+            peer_tls,
+            join_token: self.join_token,
             ops_listen: self.ops_listen.unwrap_or(loopback(5020)),
             profile: self.profile.unwrap_or(Profile::Continental),
             cache_mib: self.cache_mib.unwrap_or(256),
@@ -304,23 +370,30 @@ impl Draft {
     }
 }
 
-/// What this release does not let anyone do: there are no accounts and no TLS yet, so nothing
-/// but loopback may reach the registry and the peers.
-pub fn limits(config: &Config, later: &[&str]) -> Vec<String> {
-    let mut limits = Vec::new();
-    for (name, address) in [
-        ("registry.listen", config.registry_listen),
-        ("peer.listen", config.peer_listen),
-    ] {
-        if !address.ip().is_loopback() {
-            limits.push(format!(
-                "{name} is {address}: accounts and TLS arrive with a later release, and until then only loopback (127.0.0.1) is allowed; reach it from elsewhere through a tunnel"
-            ));
-        }
+impl Config {
+    /// Other machines reach its peer listener, so that nodes must know each other by certificates.
+    pub fn is_peer_open(&self) -> bool {
+        let is_loopback = |address: &str| {
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        let advertised = self.peer_advertise.as_deref();
+        !self.peer_listen.ip().is_loopback() || !advertised.is_none_or(is_loopback)
     }
-    for key in later {
+}
+
+/// What `serve` refuses of a configuration that makes a whole.
+pub fn limits(config: &Config) -> Vec<String> {
+    let mut limits = Vec::new();
+    let has_way = config.peer_tls.is_some()
+        || config.join_token.is_some()
+        || config.entrance == Entrance::Bootstrap
+        || config.data_dir.join("peer").join("cert.pem").exists();
+    if config.is_peer_open() && !has_way {
         limits.push(format!(
-            "{key} is set: TLS and join tokens arrive with a later release; remove the key"
+            "peer.listen is {}, which other machines reach, and this node has no certificate: join with a token (--join-token, from `roadstead region add`), or set peer.ca, peer.cert and peer.key (`roadstead certs issue` makes them); only on loopback nodes speak without",
+            config.peer_advertise.clone().unwrap_or_else(|| config.peer_listen.to_string())
         ));
     }
     limits

@@ -90,26 +90,52 @@ fn an_empty_data_directory_needs_bootstrap_or_join() {
     );
 }
 
-#[test]
-fn only_loopback_is_allowed_until_accounts_and_tls_exist() {
-    let draft = |registry: &str, ops: &str| Draft {
+fn whole(change: impl FnOnce(&mut Draft)) -> Result<Config, Vec<Problem>> {
+    let mut draft = Draft {
         data_dir: Some(PathBuf::from("/nowhere")),
         region: Some("r1".parse().unwrap()),
-        bootstrap: Some(true),
-        registry_listen: Some(registry.parse().unwrap()),
-        ops_listen: Some(ops.parse().unwrap()),
+        join: Some(vec!["192.0.2.1:5010".to_owned()]),
         ..Draft::default()
     };
-    let open = draft("0.0.0.0:5000", "0.0.0.0:5020").check("-").unwrap();
-    let told = limits(&open, &[]);
+    change(&mut draft);
+    draft.check("-")
+}
+
+#[test]
+fn nodes_that_other_machines_reach_need_certificates_or_a_way_to_get_them() {
+    let open = |draft: &mut Draft| draft.peer_listen = Some("192.0.2.2:5010".parse().unwrap());
+    let told = limits(&whole(open).unwrap());
     assert_eq!(told.len(), 1);
     assert!(
-        told[0].starts_with("registry.listen is 0.0.0.0:5000"),
+        told[0].contains("192.0.2.2:5010") && told[0].contains("--join-token"),
         "{told:?}"
     );
-    let closed = draft("127.0.0.1:5000", "0.0.0.0:5020").check("-").unwrap();
-    assert!(limits(&closed, &[]).is_empty());
-    assert_eq!(limits(&closed, &["registry.cert"]).len(), 1);
+    let advertised = whole(|draft| draft.peer_advertise = Some("r1.example:5010".to_owned()));
+    assert_eq!(limits(&advertised.unwrap()).len(), 1);
+    let local = whole(|draft| draft.peer_advertise = Some("localhost:5010".to_owned()));
+    assert!(limits(&local.unwrap()).is_empty());
+    let registry = whole(|draft| draft.registry_listen = Some("0.0.0.0:5000".parse().unwrap()));
+    assert!(limits(&registry.unwrap()).is_empty());
+    let with_token = whole(|draft| {
+        open(draft);
+        draft.join_token = Some(JoinTokenSource::Word("rsj_x".to_owned()));
+    });
+    let with_token = with_token.unwrap();
+    assert!(limits(&with_token).is_empty());
+    assert!(!format!("{with_token:?}").contains("rsj_x"));
+    let first = whole(|draft| {
+        open(draft);
+        (draft.bootstrap, draft.join) = (Some(true), None);
+    });
+    assert!(limits(&first.unwrap()).is_empty());
+}
+
+#[test]
+fn certificate_and_key_go_together() {
+    let told = whole(|draft| draft.registry_cert = Some("c".into())).unwrap_err();
+    assert!(told[0].message.contains("registry.cert and registry.key"));
+    let told = whole(|draft| draft.peer_ca = Some("c".into())).unwrap_err();
+    assert!(told[0].message.contains("peer.ca, peer.cert and peer.key"));
 }
 
 #[test]
@@ -152,5 +178,11 @@ max_seconds = 60
 "#,
     );
     assert!(problems.is_empty(), "{problems:?}");
-    assert_eq!(draft.later.len(), 6);
+    let config = draft.check("-").unwrap_err();
+    assert_eq!(config.len(), 1, "{config:?}");
+    assert!(
+        config[0]
+            .message
+            .starts_with("both a join token and peer.cert")
+    );
 }

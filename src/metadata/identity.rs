@@ -84,8 +84,17 @@ pub async fn belong_to(
     note_cluster(kv, identity, cluster_id, lineage, false).await
 }
 
+/// What a new cluster is called.
+pub fn new_cluster() -> ClusterIdentity {
+    let random = || hex::encode(rand::random::<[u8; 16]>());
+    ClusterIdentity {
+        cluster_id: random(),
+        lineage: random(),
+    }
+}
+
 /// Notes the cluster that this node is about to begin, synced; sets it in `identity`.
-pub(super) async fn found(
+pub async fn found(
     kv: &Kv,
     identity: &Identity,
     cluster_id: &str,

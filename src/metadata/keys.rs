@@ -4,6 +4,8 @@
 //! A                         Applied: the last entry, and the membership
 //! H                         hash of all pairs but these two
 //! c                         ClusterRecord
+//! C                         CaRecord: what certificates of nodes are signed with
+//! J ID                      JoinTokenRecord
 //! t                         TimeRecord: log time
 //! r REPOSITORY              RepositoryRecord
 //! l REPOSITORY 0 DIGEST     RepositoryManifestRecord: the repository holds the manifest
@@ -46,6 +48,8 @@ use crate::topology::NodeId;
 pub const APPLIED: &[u8] = b"A";
 pub const HASH: &[u8] = b"H";
 pub const CLUSTER: &[u8] = b"c";
+pub const CA: &[u8] = b"C";
+pub const JOIN_TOKENS: &[u8] = b"J";
 pub const TIME: &[u8] = b"t";
 pub const REPOSITORIES: &[u8] = b"r";
 pub const BLOBS: &[u8] = b"d";
@@ -62,7 +66,7 @@ pub const USED: &[u8] = b"U";
 
 /// Kinds of which there are few however much is stored, and which each push reads: the members,
 /// their requests, policies, accounts and what they may do, and what there is once.
-pub const FEW: &[u8] = b"AHctoqpsjwaSGK";
+pub const FEW: &[u8] = b"AHctoqpsjwaSGKCJ";
 
 fn push_digest(key: &mut Vec<u8>, digest: &Digest) {
     key.push(match digest.algorithm() {
@@ -198,6 +202,12 @@ pub fn indexes(name: &str, manifest: &Digest) -> Vec<u8> {
 pub fn index(name: &str, manifest: &Digest, index: &Digest) -> Vec<u8> {
     let mut key = indexes(name, manifest);
     push_digest(&mut key, index);
+    key
+}
+
+pub fn join_token(id: &str) -> Vec<u8> {
+    let mut key = JOIN_TOKENS.to_vec();
+    key.extend_from_slice(id.as_bytes());
     key
 }
 

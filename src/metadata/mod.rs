@@ -33,6 +33,7 @@ mod group_commit;
 pub mod identity;
 mod in_flight;
 mod join;
+mod joining;
 pub mod keys;
 pub mod kv;
 mod leader;

@@ -124,7 +124,10 @@ impl Metadata {
         let identity = &self.inner.identity;
         let kv = &self.inner.kv;
         match identity.cluster() {
-            None => identity::found(kv, identity, &random_id(), &random_id()).await?,
+            None => {
+                let new = identity::new_cluster();
+                identity::found(kv, identity, &new.cluster_id, &new.lineage).await?;
+            }
             // A crash came between this note and the first entry.
             Some(_) if identity::is_founder(kv)? => {}
             Some(cluster) => {
@@ -199,10 +202,6 @@ fn unavailable(error: impl std::error::Error) -> Error {
     Error::Unavailable(error.to_string())
 }
 
-fn random_id() -> String {
-    hex::encode(rand::random::<[u8; 16]>())
-}
-
 fn tick() -> Duration {
     let milliseconds = std::env::var(TEST_TICK)
         .ok()
@@ -260,7 +259,7 @@ mod tests {
         let identity = identity(&kv).await;
         let parts = Parts {
             snapshots: snapshots.to_owned(),
-            peers: Peers::new(identity.clone(), Connector::tcp(None), None, tasks).unwrap(),
+            peers: Peers::new(identity.clone(), Connector::tcp(None), None, None, tasks).unwrap(),
             kv,
             identity,
             clock: Clock::System,

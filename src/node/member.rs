@@ -3,6 +3,8 @@
 //! network, a simulation others.
 
 use super::NodeError;
+use super::certificates::Certificates;
+use crate::certs::PeerTls;
 use crate::clock::Clock;
 use crate::cluster::membership;
 use crate::cluster::membership::JoinError;
@@ -35,6 +37,8 @@ pub struct Parts {
     pub snapshots: PathBuf,
     pub metrics: Metrics,
     pub tasks: Tasks,
+    /// What it shows to other nodes.
+    pub certificates: Certificates,
 }
 
 /// Where it is to stand. A directory that is in use knows its region and role best.
@@ -52,6 +56,7 @@ pub struct Member {
     profile: Profile,
     metadata: Metadata,
     peers: Peers,
+    tls: Option<PeerTls>,
     tasks: Tasks,
 }
 
@@ -67,11 +72,16 @@ impl Member {
             snapshots,
             metrics,
             tasks,
+            certificates,
         } = parts;
         let identity =
             identity::load_or_create(&kv, place.region, place.role, place.peer_address).await?;
-        let peers = Peers::new(identity.clone(), connector, source, &tasks)?;
+        let prepared = certificates.prepare(&identity, &kv, &place.entrance, &tasks);
+        let mut prepared = prepared.await?;
+        let tls = prepared.tls.clone();
+        let peers = Peers::new(identity.clone(), connector, source, tls.clone(), &tasks)?;
         if let (Entrance::Join(addresses), None) = (&place.entrance, identity.cluster()) {
+            prepared.enroll(&peers, addresses, &tasks).await?;
             let profile = place.profile.as_str();
             membership::meet(&kv, &identity, &peers, addresses, profile, &tasks).await?;
         }
@@ -86,11 +96,13 @@ impl Member {
             tasks: tasks.clone(),
         })
         .await?;
+        prepared.keep(&metadata, &tasks)?;
         Ok(Member {
             entrance: place.entrance,
             profile: place.profile,
             metadata,
             peers,
+            tls,
             tasks,
         })
     }
@@ -105,6 +117,11 @@ impl Member {
 
     pub fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// How its peer listener is to speak; None: plain.
+    pub fn tls(&self) -> Option<&PeerTls> {
+        self.tls.as_ref()
     }
 
     /// What its peer listener answers; without `registry`, nothing of blobs.

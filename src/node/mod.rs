@@ -5,6 +5,7 @@
 //! ops listener answers from the start; the peer listener before the node asks to be let in,
 //! since a leader then calls back.
 
+pub mod certificates;
 mod error;
 pub mod member;
 
@@ -13,6 +14,10 @@ pub use error::NodeError;
 use crate::api;
 use crate::audit::Audit;
 use crate::blobs::BlobStore;
+use crate::certs::ListenerTls;
+use crate::certs::PeerTls;
+use crate::certs::Wire;
+use crate::certs::refusal;
 use crate::clock::Clock;
 use crate::cluster::replication;
 use crate::config::Config;
@@ -30,11 +35,13 @@ use crate::registry;
 use crate::registry::Registry;
 use crate::rpc;
 use crate::server;
+use crate::server::Connection;
 use crate::server::Limits;
 use crate::server::ListenError;
 use crate::server::Server;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use certificates::Certificates;
 use member::Member;
 use member::Parts;
 use member::Place;
@@ -44,6 +51,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
@@ -123,6 +131,7 @@ impl Node {
             "ops",
             listeners.ops,
             Limits::ops(),
+            None,
             ops::router(health.clone(), metrics.clone()),
         )
         .map_err(NodeError::Serve)?;
@@ -150,6 +159,12 @@ impl Node {
             snapshots: config.data_dir.join("meta").join("snapshots"),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            certificates: Certificates::of(&config),
+        };
+        // Before it waits for others: a wrong file is told at once.
+        let registry_tls = match &config.registry_tls {
+            Some(files) => Some(ListenerTls::open(files.clone(), &tasks)?),
+            None => None,
         };
         let member = Member::start(place, parts).await?;
         let (metadata, peers) = (member.metadata(), member.peers());
@@ -157,12 +172,13 @@ impl Node {
 
         let audit = Audit::open(&config.data_dir.join("audit"), identity.region().as_str());
         let audit = audit.map_err(NodeError::Audit)?;
+        let proxies = config.trusted_proxies.clone();
         let login = Login::start(login::Parts {
             metadata: metadata.clone(),
             audit,
             front: Front {
                 external_urls: config.external_urls.clone(),
-                is_proxy: Arc::new(|_| false),
+                is_proxy: Arc::new(move |ip| proxies.contains(ip)),
             },
             tasks: tasks.clone(),
             has_accounts: config.accounts,
@@ -179,6 +195,7 @@ impl Node {
             peers: peers.clone(),
             disk,
             heartbeat: config.profile.timing().heartbeat,
+            raft_profile: config.profile.as_str(),
             login: login.clone(),
             tasks: tasks.clone(),
         };
@@ -206,8 +223,9 @@ impl Node {
                 let routes = http::router(registry.clone(), login.clone());
                 let routes = api::router(api.clone(), routes);
                 let limits = Limits::registry(config.connections_per_address);
-                let server =
-                    Server::http("registry", listener, limits, routes).map_err(NodeError::Serve)?;
+                warn_if_open(&config);
+                let server = Server::http("registry", listener, limits, registry_tls, routes)
+                    .map_err(NodeError::Serve)?;
                 let peer_router = member.router(Some(registry.clone()));
                 (Some(registry), Some(server), peer_router, api)
             }
@@ -217,14 +235,12 @@ impl Node {
             // Mostly a path that is too long for a socket; all else goes on without it.
             tracing::warn!(%error, socket = %socket.display(), "open the node's own socket; `--data-dir` will not reach this node");
         }
-        let peer = Server::start(
-            "peer",
-            listeners.peer,
-            Limits::peer(),
+        let peer = Server::start("peer", listeners.peer, Limits::peer(), {
+            let tls = member.tls().cloned();
             move |stream, connection| {
-                rpc::serve_connection(stream, peer_router.clone(), connection.stop)
-            },
-        )
+                serve_peer(tls.clone(), stream, connection, peer_router.clone())
+            }
+        })
         .map_err(NodeError::Serve)?;
         let servers = Servers {
             registry: registry_server,
@@ -284,6 +300,43 @@ impl Node {
             tracing::warn!(%error, "sync the metadata store before the end");
         }
         tracing::info!("stopped");
+    }
+}
+
+/// One connection of another node.
+async fn serve_peer(
+    tls: Option<PeerTls>,
+    stream: TcpStream,
+    connection: Connection,
+    router: axum::Router,
+) {
+    let Some(tls) = tls else {
+        return rpc::serve_connection(stream, Wire::Plain, router, connection.stop).await;
+    };
+    let client = connection.client;
+    let shaken = tokio::select! {
+        shaken = tls.accept(stream) => shaken,
+        () = connection.stop.cancelled() => return,
+    };
+    match shaken {
+        Ok((stream, wire)) => {
+            rpc::serve_connection(stream, wire, router, connection.stop).await;
+        }
+        Err(error) => match refusal(&error) {
+            Some(why) => tracing::info!(%client, why, "a caller's certificate is not accepted"),
+            None => tracing::debug!(%client, %error, "a connection did not become one of a node"),
+        },
+    }
+}
+
+/// There may be a proxy with TLS before it: told, not refused.
+fn warn_if_open(config: &Config) {
+    let address = config.registry_listen;
+    if !address.ip().is_loopback() && config.registry_tls.is_none() {
+        tracing::warn!(
+            %address,
+            "the registry speaks plain HTTP where other machines reach it: set registry.cert and registry.key, or put a proxy with TLS before it"
+        );
     }
 }
 

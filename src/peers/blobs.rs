@@ -1,6 +1,7 @@
 //! Blob bytes, over HTTP on the same listener: ranges, resume and plain streaming come with it.
 
 use super::{PeerError, Peers, envelope};
+use crate::certs::{host, refusal};
 use crate::oci::{Digest, RepositoryName};
 use crate::proto::state::v1::Receipt;
 use crate::topology::NodeId;
@@ -128,7 +129,7 @@ impl Peers {
         method: reqwest::Method,
         path: &str,
     ) -> Result<reqwest::RequestBuilder, PeerError> {
-        let Some((_, address)) = self.address(to) else {
+        let Some((region, address)) = self.address(to) else {
             return Err(PeerError::Unreachable(
                 to,
                 "its address is not known".to_owned(),
@@ -138,7 +139,15 @@ impl Peers {
             reqwest::Method::GET => &self.inner.reading,
             _ => &self.inner.sending,
         };
-        let mut request = client.request(method, format!("http://{address}{path}"));
+        let url = match &self.inner.tls {
+            None => format!("http://{address}{path}"),
+            // A name that is never looked up: dialing.rs knows the address, and TLS whom to expect.
+            Some(_) => {
+                let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+                format!("https://{}:{port}{path}", host(to, &region))
+            }
+        };
+        let mut request = client.request(method, url);
         for (name, value) in envelope::headers(self.identity(), Some(to)) {
             request = request.header(name, value);
         }
@@ -153,7 +162,9 @@ pub(super) fn broken(node: NodeId, error: &reqwest::Error) -> PeerError {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    if error.is_connect() {
+    if let Some(why) = refusal(error) {
+        PeerError::Refused(node, why)
+    } else if error.is_connect() {
         PeerError::Unreachable(node, text)
     } else {
         PeerError::Unclear(node, text)

@@ -1,7 +1,8 @@
 //! The gRPC calls: one typed method each, with its deadline. Votes, appends, snapshots and other
 //! calls have a connection each, so that none waits behind a large one.
 
-use super::{CONNECT, PeerError, Peers, envelope};
+use super::{CONNECT, Io, PeerError, Peers, envelope};
+use crate::certs::{JoinToken, refusal};
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::blobs_client::BlobsClient;
 use crate::proto::peer::v1::cluster_client::ClusterClient;
@@ -172,6 +173,26 @@ impl Peers {
         finish(NodeId(0), within, client.join(request)).await
     }
 
+    /// By address, with a token instead of a certificate: the one call for which no certificate is
+    /// needed.
+    pub async fn enroll(
+        &self,
+        address: &str,
+        token: &JoinToken,
+        enroll: pb::EnrollRequest,
+        within: Duration,
+    ) -> Result<pb::EnrollResponse, PeerError> {
+        let mut client = ClusterClient::new(self.dial(NodeId(0), address)?);
+        let mut request = self.request(None, enroll);
+        let headers = envelope::invitation_headers(token).into_iter().collect();
+        for pair in MetadataMap::from_headers(headers).iter() {
+            if let KeyAndValueRef::Ascii(key, value) = pair {
+                request.metadata_mut().insert(key, value.clone());
+            }
+        }
+        finish(NodeId(0), within, client.enroll(request)).await
+    }
+
     fn request<T>(&self, to: Option<NodeId>, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         let headers = envelope::headers(self.identity(), to).into_iter().collect();
@@ -218,11 +239,22 @@ impl Peers {
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20);
         let connector = self.inner.connector.clone();
+        let tls = self.inner.tls.clone();
+        // By its address only, any node of the cluster will do.
+        let target = self.address(to).map(|(region, _)| (to, region));
         Ok(
             endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: http::Uri| {
                 let address = uri.authority().map(ToString::to_string).unwrap_or_default();
                 let connecting = (connector.0)(address);
-                async move { connecting.await.map(TokioIo::new) }
+                let (tls, target) = (tls.clone(), target.clone());
+                async move {
+                    let stream = connecting.await?;
+                    let stream: Box<dyn Io> = match tls {
+                        None => stream,
+                        Some(tls) => Box::new(tls.connect(stream, target).await?),
+                    };
+                    Ok::<_, std::io::Error>(TokioIo::new(stream))
+                }
             })),
         )
     }
@@ -244,6 +276,9 @@ async fn finish<T>(
 }
 
 fn classify(to: NodeId, status: &tonic::Status) -> PeerError {
+    if let Some(why) = refusal(status) {
+        return PeerError::Refused(to, why);
+    }
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() {

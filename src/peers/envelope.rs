@@ -3,9 +3,11 @@
 //! changes nothing.
 
 use super::Identity;
+use crate::certs::JoinToken;
 use crate::request_id::RequestId;
 use crate::topology::NodeId;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -20,17 +22,21 @@ const FROM_HEADER: HeaderName = HeaderName::from_static("roadstead-from");
 const BOOT_HEADER: HeaderName = HeaderName::from_static("roadstead-boot");
 /// The client's request that a call is made for, when there is one.
 const REQUEST_HEADER: HeaderName = HeaderName::from_static("roadstead-request");
+/// What a node that joins has instead of a certificate.
+const TOKEN_HEADER: HeaderName = HeaderName::from_static("roadstead-join-token");
+const SECRET_HEADER: HeaderName = HeaderName::from_static("roadstead-join-secret");
+const REGION_HEADER: HeaderName = HeaderName::from_static("roadstead-join-region");
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Mismatch {
     #[error("protocol {found:?}; this node speaks {PROTOCOL}: upgrade the older of the two")]
     Protocol { found: String },
-    #[error("cluster {found:?} is not this node's cluster")]
-    Cluster { found: String },
+    #[error("cluster {found:?} is not this node's cluster, which is {me}")]
+    Cluster { found: String, me: String },
     #[error(
-        "lineage {found:?} is not this node's: a recovery has left the caller behind; rejoin it under a new id"
+        "lineage {found:?} is not this node's, which is {me}: a recovery has left the caller behind; rejoin it under a new id"
     )]
-    Lineage { found: String },
+    Lineage { found: String, me: String },
     #[error("meant for node {found:?}; this is node {me}")]
     Target { found: String, me: NodeId },
     #[error("a call without a node id and boot number")]
@@ -62,6 +68,42 @@ pub fn headers(identity: &Identity, target: Option<NodeId>) -> Vec<(HeaderName, 
         put(REQUEST_HEADER, request.to_string());
     }
     headers
+}
+
+/// A join token as a member reads it: of the secret only the hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invitation {
+    pub id: String,
+    pub secret_hash: Vec<u8>,
+    pub region: String,
+}
+
+/// What the holder of a token carries besides: also which cluster and lineage the token is of,
+/// since a node that has not joined says nothing of them.
+pub fn invitation_headers(token: &JoinToken) -> Vec<(HeaderName, HeaderValue)> {
+    let pairs = [
+        (TOKEN_HEADER, token.id.clone()),
+        (SECRET_HEADER, hex::encode(token.secret.expose_secret())),
+        (REGION_HEADER, token.region.to_string()),
+        (CLUSTER_HEADER, token.cluster_id.clone()),
+        (LINEAGE_HEADER, token.lineage.clone()),
+    ];
+    let pairs = pairs.into_iter().filter_map(|(name, value)| {
+        let mut value = HeaderValue::try_from(value).ok()?;
+        value.set_sensitive(name == SECRET_HEADER);
+        Some((name, value))
+    });
+    pairs.collect()
+}
+
+pub fn invitation(headers: &HeaderMap) -> Option<Invitation> {
+    let id = text(headers, &TOKEN_HEADER);
+    let secret = hex::decode(text(headers, &SECRET_HEADER)).ok()?;
+    (!id.is_empty() && !secret.is_empty()).then(|| Invitation {
+        id,
+        secret_hash: JoinToken::secret_hash(&secret),
+        region: text(headers, &REGION_HEADER),
+    })
 }
 
 /// The client's request that a call is made for.
@@ -120,10 +162,12 @@ impl Guard {
                 if let Some(found) =
                     said(&CLUSTER_HEADER).filter(|said| *said != cluster.cluster_id)
                 {
-                    return Err(Mismatch::Cluster { found });
+                    let me = cluster.cluster_id;
+                    return Err(Mismatch::Cluster { found, me });
                 }
                 if let Some(found) = said(&LINEAGE_HEADER).filter(|said| *said != cluster.lineage) {
-                    return Err(Mismatch::Lineage { found });
+                    let me = cluster.lineage;
+                    return Err(Mismatch::Lineage { found, me });
                 }
             }
             None if is_open => {}

@@ -3,6 +3,7 @@
 
 mod blobs;
 mod calls;
+mod dialing;
 pub mod envelope;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ pub use blobs::SIZE_HEADER;
 pub use calls::Channel;
 pub use uploads::{UploadCall, UploadVerb};
 
+use crate::certs::PeerTls;
 use crate::oci::Digest;
 use crate::tasks::Tasks;
 use crate::topology::{NodeId, RegionName, Role};
@@ -182,11 +184,13 @@ pub struct Peers {
 struct Inner {
     identity: Identity,
     connector: Connector,
+    /// None: nodes speak plain, on loopback or in a simulation.
+    tls: Option<PeerTls>,
     /// To read blobs, and to send them: a receiver answers only when it has all, so there the
     /// sender watches its own progress.
     reading: reqwest::Client,
     sending: reqwest::Client,
-    known: RwLock<BTreeMap<NodeId, Known>>,
+    known: Arc<RwLock<BTreeMap<NodeId, Known>>>,
     channels: Mutex<HashMap<(NodeId, Channel), (String, tonic::transport::Channel)>>,
 }
 
@@ -196,31 +200,40 @@ impl Peers {
         identity: Identity,
         connector: Connector,
         source: Option<IpAddr>,
+        tls: Option<PeerTls>,
         tasks: &Tasks,
     ) -> reqwest::Result<Peers> {
+        let known = Arc::default();
         let http = || {
-            reqwest::Client::builder()
-                .no_proxy()
-                // Peers speak plain HTTP: a machine without CA certificates must not matter.
-                .tls_certs_only([])
+            let builder = reqwest::Client::builder().no_proxy();
+            let builder = match &tls {
+                // A machine without CA certificates must not matter.
+                None => builder.tls_certs_only([]),
+                Some(tls) => builder
+                    .tls_backend_preconfigured(tls.client())
+                    .dns_resolver(dialing::Names::new(&known)),
+            };
+            builder
                 .http1_only()
                 .tcp_nodelay(true)
                 .connect_timeout(CONNECT)
                 .pool_max_idle_per_host(8)
                 .local_address(source)
         };
+        let (reading, sending) = (http(), http());
         let inner = Inner {
             identity,
             connector,
-            reading: http().read_timeout(blobs::NO_PROGRESS).build()?,
+            tls: tls.clone(),
+            reading: reading.read_timeout(blobs::NO_PROGRESS).build()?,
             // Its calls last as long as a body does. A peer that died without a word is noticed.
-            sending: http()
+            sending: sending
                 .tcp_keepalive(DEAD_AFTER / 3)
                 .tcp_keepalive_interval(DEAD_AFTER / 6)
                 .tcp_keepalive_retries(4)
                 .tcp_user_timeout(DEAD_AFTER)
                 .build()?,
-            known: RwLock::default(),
+            known: known.clone(),
             channels: Mutex::default(),
         };
         let peers = Peers {
@@ -238,6 +251,12 @@ impl Peers {
 
     pub fn identity(&self) -> &Identity {
         &self.inner.identity
+    }
+
+    /// Whether certificates that this CA signs are taken by this node.
+    pub fn trusts(&self, ca: &[u8]) -> bool {
+        let tls = self.inner.tls.as_ref();
+        tls.is_some_and(|tls| tls.material().ca().iter().any(|trusted| **trusted == *ca))
     }
 
     /// Where another node is. A changed address takes new connections.

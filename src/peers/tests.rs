@@ -10,7 +10,7 @@ const PEER: NodeId = NodeId(2);
 fn peers(tasks: &Tasks) -> Peers {
     let region = "r1".parse().unwrap();
     let identity = Identity::new(ME, region, Role::Voter, 1, "127.0.0.1:1".to_owned(), None);
-    Peers::new(identity, Connector::tcp(None), None, tasks).unwrap()
+    Peers::new(identity, Connector::tcp(None), None, None, tasks).unwrap()
 }
 
 async fn ask(peers: &Peers) -> PeerError {

@@ -39,6 +39,8 @@ fn refused(refused: pb::Refused) -> Error {
         | pb::Reason::NameUnknown
         | pb::Reason::BlobsAbsent
         | pb::Reason::LogLost
+        | pb::Reason::JoinToken
+        | pb::Reason::NoCa
         | pb::Reason::Unspecified => Error::ManifestInvalid(refused.message),
     }
 }

@@ -1,40 +1,36 @@
-//! The peer edge: gRPC services and blob bytes on one listener. It checks who calls (peers/
-//! envelope.rs) before a body is decoded, translates, and calls down; it decides nothing.
+//! The peer edge: gRPC services and blob bytes on one listener. It checks who calls (gate.rs) before
+//! a body is decoded, translates, and calls down; it decides nothing.
 
 mod blobs;
+mod gate;
 mod services;
 #[cfg(test)]
 mod tests;
 mod uploads;
 
+use crate::certs::Wire;
 use crate::metadata::Metadata;
-use crate::peers::Identity;
 use crate::peers::Peers;
-use crate::peers::envelope;
-use crate::peers::envelope::Guard;
 use crate::proto::peer::v1::blobs_server::BlobsServer;
 use crate::proto::peer::v1::cluster_server::ClusterServer;
 use crate::proto::peer::v1::metadata_server::MetadataServer;
 use crate::proto::peer::v1::raft_server::RaftServer;
 use crate::registry::Registry;
-use crate::topology::NodeId;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use gate::Gate;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tower::util::MapRequest;
 
 /// As in peers/calls.rs.
 const MAX_MESSAGE: usize = 32 << 20;
@@ -51,17 +47,6 @@ const PING_ANSWER: Duration = Duration::from_secs(5);
 /// request begins on it.
 const HEADER_READ: Duration = Duration::from_secs(120);
 
-/// Who calls, by its checked headers.
-#[derive(Clone, Copy, Debug)]
-struct Caller(NodeId);
-
-#[derive(Clone)]
-struct Gate {
-    identity: Identity,
-    metadata: Metadata,
-    guard: Arc<Guard>,
-}
-
 /// All of the peer listener. `registry` is None on a node without blobs, and in the simulation.
 pub fn router(
     metadata: Metadata,
@@ -70,11 +55,7 @@ pub fn router(
     raft_profile: String,
 ) -> axum::Router {
     let identity = metadata.identity().clone();
-    let gate = Gate {
-        identity: identity.clone(),
-        metadata: metadata.clone(),
-        guard: Arc::default(),
-    };
+    let gate = Gate::new(identity.clone(), metadata.clone());
     let raft = RaftServer::new(services::RaftService {
         metadata: metadata.clone(),
     })
@@ -105,13 +86,17 @@ pub fn router(
             .merge(blobs::routes(registry.clone()))
             .merge(uploads::routes(registry));
     }
-    router.layer(axum::middleware::from_fn_with_state(gate, check_caller))
+    router.layer(axum::middleware::from_fn_with_state(
+        gate,
+        gate::check_caller,
+    ))
 }
 
 /// Serves one accepted connection, HTTP/1.1 or HTTP/2, until it ends; after `stop`, until the calls
-/// under way have ended.
+/// under way have ended. `wire`: who is at its other end, by its certificate.
 pub async fn serve_connection(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    wire: Wire,
     router: axum::Router,
     stop: CancellationToken,
 ) {
@@ -128,7 +113,11 @@ pub async fn serve_connection(
         .max_concurrent_streams(MOST_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(router));
+    let service = MapRequest::new(router, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(wire.clone());
+        request
+    });
+    let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -139,55 +128,5 @@ pub async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(error = error.as_ref(), "a peer's connection broke");
-    }
-}
-
-/// A client's request is behind this call: a line of its own.
-async fn told(request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let began = Instant::now();
-    let response = next.run(request).await;
-    let (status, ms) = (response.status().as_u16(), began.elapsed().as_millis());
-    tracing::debug!(%method, path, status, ms, "answered a node");
-    response
-}
-
-async fn check_caller(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let is_grpc = request
-        .headers()
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
-    // A node that joins does not know the cluster yet.
-    let is_open = request
-        .uri()
-        .path()
-        .starts_with("/roadstead.peer.v1.Cluster/");
-    let checked = gate.guard.check(request.headers(), &gate.identity, is_open);
-    let refusal = match checked {
-        Err(mismatch) => mismatch.to_string(),
-        Ok(node) => match gate.metadata.view().is_removed(node) {
-            Ok(true) => format!(
-                "node {node} was removed from this cluster for ever; join again with an empty data directory"
-            ),
-            Ok(false) => {
-                request.extensions_mut().insert(Caller(node));
-                return match envelope::request(request.headers()) {
-                    Some(id) => id.serve(&node.to_string(), told(request, next)).await,
-                    None => next.run(request).await,
-                };
-            }
-            Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "read whether a caller was removed"
-                );
-                "this node cannot read its metadata store".to_owned()
-            }
-        },
-    };
-    if is_grpc {
-        tonic::Status::failed_precondition(refusal).into_http()
-    } else {
-        (StatusCode::MISDIRECTED_REQUEST, refusal).into_response()
     }
 }

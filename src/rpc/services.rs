@@ -1,11 +1,16 @@
 //! The gRPC services: each method hands its message to the part that answers it.
 
-use super::Caller;
+use super::gate::Caller;
+use crate::certs::PeerCertificate;
+use crate::certs::Wire;
+use crate::cluster::enrolling;
+use crate::cluster::enrolling::SignError;
 use crate::metadata::Metadata;
 use crate::oci::Digest;
 use crate::oci::RepositoryName;
 use crate::peers::Identity;
 use crate::peers::Peers;
+use crate::peers::envelope::Invitation;
 use crate::proto::peer::v1 as pb;
 use crate::proto::peer::v1::blobs_server::Blobs;
 use crate::proto::peer::v1::cluster_server::Cluster;
@@ -13,6 +18,8 @@ use crate::proto::peer::v1::metadata_server::Metadata as MetadataRpc;
 use crate::proto::peer::v1::raft_server::Raft;
 use crate::registry::Registry;
 use crate::topology::NodeId;
+use crate::topology::Role;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,6 +33,14 @@ fn caller<T>(request: &Request<T>) -> Result<NodeId, Status> {
     caller
         .map(|caller| caller.0)
         .ok_or_else(|| Status::failed_precondition("a call without a caller"))
+}
+
+/// Of the node at the other end of the connection, over TLS.
+fn certificate<T>(request: &Request<T>) -> Option<Arc<PeerCertificate>> {
+    match request.extensions().get::<Wire>() {
+        Some(Wire::Tls(certificate)) => certificate.clone(),
+        _ => None,
+    }
 }
 
 pub struct RaftService {
@@ -177,11 +192,39 @@ impl Cluster for ClusterService {
     ) -> Result<Response<pb::JoinResponse>, Status> {
         use pb::join_response::Result as Answer;
         let passed_on = caller(&request)?;
+        let certificate = certificate(&request);
         let join = request.into_inner();
+        if let Some(certificate) = certificate.filter(|_| passed_on.0 == join.node) {
+            let region = join.info.as_ref().map_or("", |info| info.region.as_str());
+            if certificate.region.as_str() != region {
+                let why = format!(
+                    "its certificate is of region {}, and it asks to join as region {region:?}: give \
+                     the node the certificate of its own region",
+                    certificate.region
+                );
+                return Ok(Response::new(pb::JoinResponse {
+                    result: Some(Answer::Refused(why)),
+                }));
+            }
+        }
         if join.raft_profile != self.raft_profile {
             let why = format!(
                 "the cluster runs raft profile {:?}, the joining node {:?}: set [raft] profile alike",
                 self.raft_profile, join.raft_profile
+            );
+            return Ok(Response::new(pb::JoinResponse {
+                result: Some(Answer::Refused(why)),
+            }));
+        }
+        let invited = self.metadata.view().joined_by(NodeId(join.node));
+        let invited = invited.map_err(|error| Status::internal(error.to_string()))?;
+        if let (Some(invited), Some(info)) = (invited, &join.info)
+            && invited.role() != info.role()
+        {
+            let why = format!(
+                "its join token is for a {}, and it asks to be a {}",
+                Role::from(invited.role()),
+                Role::from(info.role())
             );
             return Ok(Response::new(pb::JoinResponse {
                 result: Some(Answer::Refused(why)),
@@ -199,6 +242,28 @@ impl Cluster for ClusterService {
             Ok(response) => Ok(Response::new(response)),
             Err(error) => Err(Status::unavailable(error.to_string())),
         }
+    }
+
+    /// Any member answers. Whoever calls has no certificate, or needs none any more: its token was
+    /// looked at before (gate.rs).
+    async fn enroll(
+        &self,
+        request: Request<pb::EnrollRequest>,
+    ) -> Result<Response<pb::EnrollResponse>, Status> {
+        let Some(invitation) = request.extensions().get::<Invitation>().cloned() else {
+            return Err(Status::failed_precondition(
+                "a certificate is issued for a join token only; an enrolled node renews its own",
+            ));
+        };
+        let issued = enrolling::answer(&self.metadata, &invitation, request.into_inner()).await;
+        issued.map(Response::new).map_err(|error| match error {
+            SignError::Refused(why) => Status::failed_precondition(why),
+            SignError::Unavailable(why) => Status::unavailable(why),
+            SignError::Io(error) => {
+                tracing::error!(%error, "read the CA of this cluster");
+                Status::internal("this node cannot read its metadata store")
+            }
+        })
     }
 }
 

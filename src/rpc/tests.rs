@@ -3,6 +3,7 @@
 use super::router;
 use super::serve_connection;
 use crate::budget::Budget;
+use crate::certs::Wire;
 use crate::clock::Clock;
 use crate::cluster::membership;
 use crate::metadata::Kv;
@@ -46,7 +47,7 @@ async fn node(region: &str, role: Role, seeds: &[String]) -> Node {
     let identity = identity::load_or_create(&kv, name, role, address)
         .await
         .unwrap();
-    let peers = Peers::new(identity.clone(), Connector::tcp(None), None, &tasks).unwrap();
+    let peers = Peers::new(identity.clone(), Connector::tcp(None), None, None, &tasks).unwrap();
     if !seeds.is_empty() {
         membership::meet(&kv, &identity, &peers, seeds, PROFILE, &tasks)
             .await
@@ -75,7 +76,8 @@ async fn node(region: &str, role: Role, seeds: &[String]) -> Node {
                 () = owner.stopped() => return,
                 accepted = listener.accept() => accepted.unwrap(),
             };
-            owner.spawn(serve_connection(stream, routes.clone(), owner.stop_token()));
+            let stop = owner.stop_token();
+            owner.spawn(serve_connection(stream, Wire::Plain, routes.clone(), stop));
         }
     });
     Node {

@@ -16,6 +16,7 @@ mod tests;
 
 pub use clients::Limits;
 
+use crate::certs::ListenerTls;
 use crate::tasks::Tasks;
 use clients::Clients;
 use std::io;
@@ -59,6 +60,7 @@ pub async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener
 #[derive(Clone)]
 pub struct Connection {
     pub client: SocketAddr,
+    is_secure: bool,
     /// Cancelled: the requests under way may end, and no more may begin.
     pub stop: CancellationToken,
     cut: CancellationToken,
@@ -69,15 +71,17 @@ pub struct Connection {
 }
 
 impl Server {
-    /// Serves HTTP/1.1, and HTTP/2 to clients that begin with it.
+    /// Serves HTTP/1.1, and HTTP/2 to clients that begin with it; over TLS, if there is a
+    /// certificate.
     pub fn http(
         name: &'static str,
         listener: TcpListener,
         limits: Limits,
+        tls: Option<ListenerTls>,
         router: axum::Router,
     ) -> io::Result<Server> {
         Server::start(name, listener, limits, move |stream, connection| {
-            serve::http(stream, router.clone(), connection)
+            serve::either(stream, tls.clone(), router.clone(), connection)
         })
     }
 
@@ -180,6 +184,7 @@ impl Accepting {
                 stream,
                 Connection {
                     client,
+                    is_secure: false,
                     stop: self.tasks.stop_token(),
                     cut: self.cut.clone(),
                     tasks: self.tasks.clone(),

@@ -7,7 +7,9 @@ use super::body::Lent;
 use super::body::Sent;
 use super::body::Streams;
 use super::socket::Socket;
+use crate::certs::ListenerTls;
 use crate::topology::Client;
+use crate::topology::Secure;
 use axum::body::Body;
 use http::Request;
 use http::Response;
@@ -28,6 +30,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 use tower::Service;
 
 /// Request line and fields together. Tokens with many scopes are the longest of what comes.
@@ -51,6 +54,32 @@ const PING_ANSWER: Duration = Duration::from_secs(20);
 /// a request begins on it.
 const IDLE: Duration = Duration::from_secs(100);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Plain, or after a handshake that must end soon.
+pub(super) async fn either(
+    stream: TcpStream,
+    tls: Option<ListenerTls>,
+    router: axum::Router,
+    mut connection: Connection,
+) {
+    let Some(tls) = tls else {
+        return http(stream, router, connection).await;
+    };
+    let shaken = tokio::select! {
+        shaken = tls.accept(stream) => shaken,
+        () = connection.stop.cancelled() => return,
+    };
+    match shaken {
+        Ok(stream) => {
+            connection.is_secure = true;
+            http(stream, router, connection).await;
+        }
+        Err(error) => {
+            let client = connection.client;
+            tracing::debug!(%client, %error, "a connection did not come to speak TLS");
+        }
+    }
+}
 
 /// Serves requests with `router` until the client leaves, or keeps still for too long.
 pub(super) async fn http<S>(io: S, router: axum::Router, connection: Connection)
@@ -175,6 +204,9 @@ async fn answer(
         false => None,
     };
     request.extensions_mut().insert(Client(connection.client));
+    if connection.is_secure {
+        request.extensions_mut().insert(Secure);
+    }
     let is_asked_for = request.headers().contains_key(EXPECT);
     let (head, sent) = request.into_parts();
     let lent = Lent::new(Sent::new(sent));

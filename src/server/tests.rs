@@ -26,7 +26,7 @@ async fn a_stop_lets_a_request_under_way_end() {
     };
     let router = axum::Router::new().route("/", axum::routing::get(handler));
     let listener = bind("test", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let server = Server::http("test", listener, Limits::all(16), router).unwrap();
+    let server = Server::http("test", listener, Limits::all(16), None, router).unwrap();
     let url = format!("http://{}/", server.address());
 
     let tasks = Tasks::new();
@@ -58,7 +58,7 @@ async fn a_request_that_never_ends_is_cut_at_the_deadline() {
     };
     let router = axum::Router::new().route("/", axum::routing::get(handler));
     let listener = bind("test", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let server = Server::http("test", listener, Limits::all(16), router).unwrap();
+    let server = Server::http("test", listener, Limits::all(16), None, router).unwrap();
     let url = format!("http://{}/", server.address());
     let tasks = Tasks::new();
     let answer = tasks.spawn(reqwest::get(url));
@@ -72,6 +72,7 @@ fn connect(router: axum::Router, room: usize) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(room);
     let connection = Connection {
         client: "192.0.2.1:1".parse().unwrap(),
+        is_secure: false,
         stop: CancellationToken::new(),
         cut: CancellationToken::new(),
         tasks: Tasks::new(),

@@ -8,6 +8,7 @@ mod copies;
 mod groups;
 mod hash;
 mod indexes;
+pub(super) mod joining;
 mod links;
 mod manifests;
 mod nodes;
@@ -169,6 +170,10 @@ impl Apply<'_> {
             Body::SetMember(set) => self.set_member(set),
             Body::PutSigningKey(put) => self.put_signing_key(put),
             Body::Used(used) => self.used(used),
+            Body::PutCa(put) => self.put_ca(put),
+            Body::CreateJoinToken(create) => self.create_join_token(create),
+            Body::UseJoinToken(used) => self.use_join_token(used),
+            Body::RevokeJoinToken(revoke) => self.revoke_join_token(revoke),
             Body::Listed(_) => self.listed(),
             Body::Gone(gone) => self.set_gone(NodeId(gone.node), true),
             Body::Back(back) => self.set_gone(NodeId(back.node), false),

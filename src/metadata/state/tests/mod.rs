@@ -12,6 +12,7 @@ use std::ops::Bound;
 mod accounts;
 mod any_account;
 mod indexes;
+mod joining;
 mod policies;
 mod properties;
 
