@@ -1,7 +1,7 @@
 //! Machines on one: a network namespace for each, with an address that is not loopback, on a bridge
 //! that the test is on too. Needs root and `ip`.
 
-use crate::harness::cluster::ROADSTEAD;
+use crate::harness::cluster::{ADMIN_PASSWORD, ROADSTEAD};
 use crate::harness::images::must;
 use crate::harness::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
@@ -103,6 +103,10 @@ impl Machines {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space(i), ROADSTEAD]);
         command.args(args);
+        if args.first().is_some_and(|word| word == "region") {
+            command.args(["--user", &format!("admin:{ADMIN_PASSWORD}")]);
+        }
+        command.env("ROADSTEAD_ADMIN_PASSWORD", ADMIN_PASSWORD);
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command
     }
@@ -149,7 +153,6 @@ impl Machines {
         let (peer, dir) = (self.peer(0), self.data_dir(0).display().to_string());
         let args = [
             "serve",
-            "--no-auth",
             "--bootstrap",
             "--region",
             "r1",
@@ -177,14 +180,13 @@ impl Machines {
                 &name,
                 "--peer-advertise",
                 &peer,
-                "--data-dir",
+                "--node-data-dir",
                 &dir,
             ],
         );
         let line = told.lines().last().expect("a command");
         let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         assert_eq!(words.remove(0), "roadstead", "{told}");
-        words.push("--no-auth".to_owned());
         words
     }
 
@@ -196,6 +198,7 @@ impl Machines {
             .expect("a client");
         let answer = client
             .get(url)
+            .basic_auth("admin", Some(ADMIN_PASSWORD))
             .timeout(Duration::from_secs(5))
             .send()
             .await

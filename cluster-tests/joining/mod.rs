@@ -4,6 +4,7 @@ mod machines;
 mod replacing;
 
 use crate::harness::client::{Client, Image};
+use crate::harness::cluster::ADMIN_PASSWORD;
 use crate::harness::wait::eventually;
 use machines::Machines;
 use roadstead::certs::Authority;
@@ -17,7 +18,7 @@ use tokio::net::TcpStream;
 const LIMIT: Duration = Duration::from_secs(40);
 
 fn client(machines: &Machines, i: usize) -> Client {
-    Client::new(&machines.registry(i))
+    Client::new(&machines.registry(i)).logged_in("admin", ADMIN_PASSWORD)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -113,7 +114,7 @@ async fn a_token_that_does_not_fit_is_refused_with_what_was_expected() {
     machines.found();
     machines.wait_voters(0, 1).await;
     let told = machines.run(0, &["region", "add", "r1"]);
-    assert_eq!(told.status.code(), Some(1));
+    assert_eq!(told.status.code(), Some(2));
     let told = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(told.contains("region r1 is a member already"), "{told}");
 

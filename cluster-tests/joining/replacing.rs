@@ -3,6 +3,7 @@
 use super::machines::Machines;
 use super::{LIMIT, client};
 use crate::harness::client::{Client, Image};
+use crate::harness::cluster::ADMIN_PASSWORD;
 use crate::harness::wait::eventually;
 use std::path::{Path, PathBuf};
 
@@ -39,9 +40,7 @@ fn configure(machines: &Machines, i: usize, certs: &Path) -> Vec<String> {
     );
     std::fs::write(&file, content).unwrap();
     let file = file.display().to_string();
-    ["serve", "--no-auth", "--config", &file]
-        .map(str::to_owned)
-        .to_vec()
+    ["serve", "--config", &file].map(str::to_owned).to_vec()
 }
 
 fn init_ca(machines: &Machines, name: &str) -> PathBuf {
@@ -105,7 +104,10 @@ async fn certificates_and_their_ca_are_replaced_while_images_are_pulled() {
     let addresses: Vec<String> = (0..3).map(|i| machines.registry(i)).collect();
     let clients = {
         let (addresses, both) = (addresses.clone(), both.clone());
-        move |i: usize| Client::over(format!("https://{}", addresses[i]), trusting(&both))
+        move |i: usize| {
+            Client::over(format!("https://{}", addresses[i]), trusting(&both))
+                .logged_in("admin", ADMIN_PASSWORD)
+        }
     };
     for i in 0..3 {
         eventually("all regions are up", LIMIT, || async {
@@ -168,7 +170,8 @@ async fn certificates_and_their_ca_are_replaced_while_images_are_pulled() {
     );
 
     // To whoever comes now each shows the new one, and takes nothing of the old.
-    let by_new = Client::over(format!("https://{}", addresses[1]), trusting(&both[1..]));
+    let by_new = Client::over(format!("https://{}", addresses[1]), trusting(&both[1..]))
+        .logged_in("admin", ADMIN_PASSWORD);
     by_new.pull("on/machines", "t0", &images[0]).await.unwrap();
     let path = |file: &str| {
         machines
@@ -298,7 +301,7 @@ async fn nodes_renew_what_the_cluster_signed_and_one_that_was_off_for_too_long_c
     }
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let addresses: Vec<String> = (0..3).map(|i| machines.registry(i)).collect();
-    let clients = move |i: usize| Client::new(&addresses[i]);
+    let clients = move |i: usize| Client::new(&addresses[i]).logged_in("admin", ADMIN_PASSWORD);
     let pulling = tokio::task::JoinSet::from_iter([pull_all_the_time(clients, images, stopped)]);
     let renewals = |i: usize| {
         machines
@@ -342,7 +345,6 @@ async fn nodes_renew_what_the_cluster_signed_and_one_that_was_off_for_too_long_c
     let (dir, own) = (machines.data_dir(2).display().to_string(), machines.peer(2));
     let again = [
         "serve",
-        "--no-auth",
         "--data-dir",
         &dir,
         "--join",

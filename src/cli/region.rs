@@ -37,7 +37,7 @@ pub enum Command {
         peer_advertise: Option<String>,
         /// Its data directory, for the printed command
         #[arg(long, value_name = "DIR", default_value = "/var/lib/roadstead")]
-        data_dir: String,
+        node_data_dir: String,
     },
 }
 
@@ -56,7 +56,7 @@ pub async fn run(command: Command, connection: Connection, format: Format) -> Re
         dry_run,
         hours,
         peer_advertise,
-        data_dir,
+        node_data_dir,
     } = command;
     let asked = JoinTokenRequest {
         role,
@@ -69,7 +69,7 @@ pub async fn run(command: Command, connection: Connection, format: Format) -> Re
     let client = connection.open()?;
     let invitation: JoinInvitation = client.call(Method::POST, &path, Some(&body), WAIT).await?;
     let advertise = peer_advertise.as_deref().unwrap_or(SOMEWHERE);
-    let command = serve(&invitation, &data_dir, advertise);
+    let command = serve(&invitation, &node_data_dir, advertise);
     match format {
         Format::Json => output::json(&Added {
             invitation: &invitation,
