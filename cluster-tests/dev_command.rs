@@ -156,7 +156,6 @@ async fn what_dev_cannot_do_it_refuses_with_a_reason() {
     };
     let path = dir.path().to_str().expect("utf-8");
     let port = base.to_string();
-    refused(&["--auth", "--data-dir", path], &["--auth"]);
     refused(&["--regions", "8", "--data-dir", path], &["8"]);
     let busy = std::net::TcpListener::bind(("127.0.0.1", base + 10)).expect("bind");
     refused(
@@ -179,12 +178,23 @@ async fn what_dev_cannot_do_it_refuses_with_a_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_line_that_dev_prints_to_try_works_as_printed() {
+    printed_lines_work(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_works_as_printed_with_accounts_too() {
+    let lines = printed_lines_work(&["--auth"]).await;
+    assert!(lines[0].contains(" login "), "{lines:?}");
+}
+
+async fn printed_lines_work(options: &[&str]) -> Vec<String> {
     let dir = tempfile::tempdir().expect("temp dir");
     let base = free_base_port();
     let log = dir.path().join("stdout");
     let mut dev = Command::new(ROADSTEAD)
         .args(["dev", "--base-port", &base.to_string(), "--data-dir"])
         .arg(dir.path().join("data"))
+        .args(options)
         .stdin(std::process::Stdio::null())
         .stdout(std::fs::File::create(&log).expect("create log"))
         .spawn()
@@ -203,10 +213,11 @@ async fn each_line_that_dev_prints_to_try_works_as_printed() {
     )
     .await;
     assert!(lines.len() >= 4, "{lines:?}");
-    for line in lines {
+    for line in &lines {
         must(
             Command::new("sh")
-                .args(["-c", &line])
+                .args(["-c", line])
+                .env("DOCKER_CONFIG", dir.path().join("docker"))
                 .current_dir(dir.path()),
         );
     }
@@ -214,4 +225,5 @@ async fn each_line_that_dev_prints_to_try_works_as_printed() {
         rustix::process::Pid::from_raw(i32::try_from(dev.id()).expect("a pid")).expect("not zero");
     rustix::process::kill_process(pid, Signal::TERM).expect("signal own child");
     assert_eq!(dev.wait().expect("reap own child").code(), Some(0));
+    lines
 }

@@ -3,6 +3,7 @@
 // Helpers of tests are tests too: a panic is how they fail.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod api;
 mod bad_input;
 mod behind_tls;

@@ -179,7 +179,6 @@ fn serve_refuses_what_it_cannot_do_safely() {
         "127.0.0.1:0",
     ];
     for (more, word) in [
-        (vec!["--bootstrap"], "--no-auth"),
         (vec!["--no-auth"], "--bootstrap"),
         (
             vec![

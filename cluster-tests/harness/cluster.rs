@@ -153,9 +153,15 @@ impl Cluster {
     pub fn client(&self, i: usize) -> Client {
         let client = Client::new(&self.registry(i));
         match self.has_accounts {
-            true => client.logged_in("admin", ADMIN_PASSWORD),
+            true => client.logged_in("admin", &self.admin_password()),
             false => client,
         }
+    }
+
+    /// As it was set, or as the first region has made it up.
+    fn admin_password(&self) -> String {
+        let made = std::fs::read_to_string(self.data_dir(0).join("admin-password"));
+        made.map_or(ADMIN_PASSWORD.to_owned(), |made| made.trim().to_owned())
     }
 
     /// The arguments with which region `i` runs.
