@@ -28,7 +28,7 @@ impl Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
-        tokio::spawn(async move {
+        roadstead::tasks::Tasks::new().spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut asked = vec![0; 4096];
                 let read = stream.read(&mut asked).await.unwrap_or(0);

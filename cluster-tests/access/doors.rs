@@ -209,6 +209,12 @@ const CALLS: &[(&str, &str, &str, Api)] = &[
         Api::All,
     ),
     (
+        "/api/v1/regions/{name}/join-token",
+        "DELETE",
+        "/api/v1/regions/r9/join-token",
+        Api::All,
+    ),
+    (
         "/api/v1/policies/{*prefix}",
         "GET",
         "/api/v1/policies/acme",

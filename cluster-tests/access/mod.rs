@@ -2,9 +2,11 @@
 //! away, forged tokens, guessed passwords, secrets that must not show.
 
 mod ci;
+mod cves;
 mod doors;
 mod forged;
 mod guessing;
+mod proxied;
 mod revoked;
 mod secrets;
 mod tenants;

@@ -46,7 +46,7 @@ async fn a_revoked_token_is_refused_in_every_region_and_the_others_pull_on() {
     let load: Vec<_> = (0..3)
         .map(|i| {
             let client = cluster.client(i).logged_in("kept", &kept);
-            tokio::spawn(pull_on(client, stop.clone(), pulls.clone()))
+            roadstead::tasks::Tasks::new().spawn(pull_on(client, stop.clone(), pulls.clone()))
         })
         .collect();
     let mut slowest = Duration::ZERO;

@@ -8,6 +8,7 @@ mod blobs;
 mod codes;
 mod failures;
 mod lists;
+mod logins;
 mod manifests;
 mod uploads;
 

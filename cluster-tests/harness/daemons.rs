@@ -64,6 +64,16 @@ pub struct TlsProxy {
 impl TlsProxy {
     /// With a certificate for `names`.
     pub async fn start(targets: &[String], names: &[&str]) -> TlsProxy {
+        let free = targets.iter().map(|_| free_port(Ipv4Addr::LOCALHOST));
+        TlsProxy::start_at(free.collect(), targets, names).await
+    }
+
+    /// On these addresses, which the registry may have to know beforehand.
+    pub async fn start_at(
+        addresses: Vec<SocketAddr>,
+        targets: &[String],
+        names: &[&str],
+    ) -> TlsProxy {
         let dir = tempfile::tempdir().expect("temp dir");
         let at = dir.path().display().to_string();
         let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
@@ -81,11 +91,8 @@ impl TlsProxy {
                     &format!("{at}/cert"),
                 ]),
         );
-        let mut addresses = Vec::new();
         let mut servers = String::new();
-        for target in targets {
-            let address = free_port(Ipv4Addr::LOCALHOST);
-            addresses.push(address);
+        for (target, address) in targets.iter().zip(&addresses) {
             servers += &format!(
                 "server {{ listen {address} ssl; location / {{ proxy_pass http://{target}; }} }}\n"
             );
@@ -142,6 +149,11 @@ impl Docker {
         };
         docker.0.answers(ask).await;
         docker
+    }
+
+    /// The command line's own, with a configuration of this test.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String, String> {
+        self.run(arguments)
     }
 
     fn socket(&self) -> String {

@@ -7,7 +7,7 @@ mod frames;
 mod framing;
 mod generated;
 mod http_2;
-mod wire;
+pub mod wire;
 
 use crate::harness::cluster::Cluster;
 

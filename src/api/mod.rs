@@ -127,7 +127,7 @@ pub fn routes(api: Api) -> axum::Router {
         .route("/api/v1/audit", get(security::audit))
         .route(
             "/api/v1/regions/{name}/join-token",
-            post(regions::join_token),
+            post(regions::join_token).delete(regions::cancel),
         )
         .route("/api/{*rest}", axum::routing::any(unknown))
         .with_state(api)

@@ -4,6 +4,7 @@ use super::Api;
 use super::accounts::Answer;
 use super::door::Caller;
 use super::error::Refused;
+use super::types::Cancelled;
 use super::types::FromTo;
 use super::types::JoinInvitation;
 use super::types::JoinTokenRequest;
@@ -59,6 +60,27 @@ pub(super) async fn join_token(
     invitation.token = Some(token.expose());
     invitation.expires_at_ms = Some(token.expires_at_ms);
     Ok(Json(invitation))
+}
+
+/// `DELETE /api/v1/regions/{name}/join-token`: tokens that nobody has used are good for nothing any
+/// more.
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<Cancelled> {
+    caller.must_admin_all("region-add-cancel")?;
+    let ids = api.metadata.view().unused_join_tokens(&name)?;
+    for id in &ids {
+        let revoke = Body::RevokeJoinToken(pb::RevokeJoinToken { id: id.clone() });
+        caller
+            .change("region-add-cancel", &name, id, revoke)
+            .await?;
+    }
+    Ok(Json(Cancelled {
+        region: name,
+        tokens: ids.len(),
+    }))
 }
 
 /// What the cluster survives before and after.

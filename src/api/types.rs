@@ -371,6 +371,13 @@ pub struct JoinInvitation {
     pub warnings: Vec<String>,
 }
 
+/// `DELETE /api/v1/regions/NAME/join-token`: how many were taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    pub region: String,
+    pub tokens: usize,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FromTo {
     pub before: u64,

@@ -30,6 +30,7 @@ Keys:
   ack=1..7                     regions that must have every blob before a push is acknowledged
   copies=1..7                  regions that are to have it in the end
   sparse=refuse|allow          whether an image may name blobs that are not there
+  visibility=private|public    whether anyone may pull, without a login
   immutable=true|false|GLOBS   tags that can neither be moved nor deleted once they exist; in GLOBS
                                * is any characters, ? is one, commas separate: 'v*,release-*'";
 

@@ -5,6 +5,7 @@ use super::client::Connection;
 use super::output;
 use super::output::Failure;
 use super::output::Format;
+use crate::api::types::Cancelled;
 use crate::api::types::JoinInvitation;
 use crate::api::types::JoinTokenRequest;
 use crate::topology::RegionName;
@@ -39,6 +40,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR", default_value = "/var/lib/roadstead")]
         node_data_dir: String,
     },
+    /// Take back join tokens that were printed for a region and that nobody has used
+    CancelAdd { region: RegionName },
 }
 
 #[derive(serde::Serialize)]
@@ -50,14 +53,17 @@ struct Added<'a> {
 }
 
 pub async fn run(command: Command, connection: Connection, format: Format) -> Result<(), Failure> {
-    let Command::Add {
-        region,
-        role,
-        dry_run,
-        hours,
-        peer_advertise,
-        node_data_dir,
-    } = command;
+    let (region, role, dry_run, hours, peer_advertise, node_data_dir) = match command {
+        Command::CancelAdd { region } => return cancel(&region, connection, format).await,
+        Command::Add {
+            region,
+            role,
+            dry_run,
+            hours,
+            peer_advertise,
+            node_data_dir,
+        } => (region, role, dry_run, hours, peer_advertise, node_data_dir),
+    };
     let asked = JoinTokenRequest {
         role,
         hours: Some(hours),
@@ -80,6 +86,23 @@ pub async fn run(command: Command, connection: Connection, format: Format) -> Re
 }
 
 /// What is to be run on the new machine.
+async fn cancel(
+    region: &RegionName,
+    connection: Connection,
+    format: Format,
+) -> Result<(), Failure> {
+    let path = format!("/api/v1/regions/{region}/join-token");
+    let client = connection.open()?;
+    let done: Cancelled = client.call(Method::DELETE, &path, None, WAIT).await?;
+    match format {
+        Format::Json => output::json(&done),
+        Format::Table => output::print(&format!(
+            "{} join tokens for {region} are good for nothing any more.\n",
+            done.tokens
+        )),
+    }
+}
+
 fn serve(invitation: &JoinInvitation, data_dir: &str, advertise: &str) -> Option<Vec<String>> {
     let token = invitation.token.as_deref()?;
     // A node that has one address of its own listens on that; else on all.

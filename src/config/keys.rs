@@ -11,6 +11,7 @@ use crate::topology::RegionName;
 use crate::topology::Role;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a source gave for a key. The environment gives only text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,10 @@ pub(super) const KEYS: &[Key] = &[
         put(&mut d.registry_cert, path(v))
     }),
     key("registry", "key", |d, v| put(&mut d.registry_key, path(v))),
+    key("registry", "auth_max_stale", |d, v| {
+        let seconds = between(v, 1, 365 * 24 * 3600).map(Duration::from_secs);
+        put(&mut d.auth_max_stale, seconds)
+    }),
     key("registry", "trusted_proxies", |d, v| {
         put(&mut d.trusted_proxies, list(v).and_then(Networks::parse))
     }),

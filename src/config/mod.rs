@@ -40,6 +40,8 @@ pub struct Config {
     pub registry_tls: Option<CertFiles>,
     /// Whose word on whom they speak for is taken.
     pub trusted_proxies: Networks,
+    /// Absent: a node goes by what it knows of accounts, however old.
+    pub auth_max_stale: Option<Duration>,
     /// Absent: the default, and no bound for loopback.
     pub connections_per_address: Option<usize>,
     pub peer_listen: SocketAddr,
@@ -153,6 +155,7 @@ pub struct Draft {
     pub registry_cert: Option<PathBuf>,
     pub registry_key: Option<PathBuf>,
     pub trusted_proxies: Option<Networks>,
+    pub auth_max_stale: Option<Duration>,
     pub connections_per_address: Option<usize>,
     pub peer_listen: Option<SocketAddr>,
     pub peer_advertise: Option<String>,
@@ -353,6 +356,7 @@ impl Draft {
             external_urls: self.external_urls.unwrap_or_default(),
             registry_tls,
             trusted_proxies: self.trusted_proxies.unwrap_or_default(),
+            auth_max_stale: self.auth_max_stale,
             connections_per_address: self.connections_per_address,
             peer_listen,
             peer_advertise: self.peer_advertise,

@@ -109,6 +109,14 @@ fn challenge(
     headers::value(text)
 }
 
+/// Not a matter of who it is.
+pub fn not_now(denied: Denied) -> Failure {
+    match denied {
+        Denied::Io(error) => Failure::internal(&error),
+        denied => Failure::from(registry::Error::Unavailable(denied.to_string())),
+    }
+}
+
 /// What is told of a login that failed; noted in the audit log.
 pub fn denied(
     login: &Login,

@@ -53,6 +53,7 @@ impl Door<'_> {
         };
         let asking = auth::ask(login, request, &needed).await?;
         asking.principal.as_str().clone_into(who);
+        let _turn = login.turn(&asking.principal).await.map_err(auth::not_now)?;
         let Needed::Repository(name, action) = needed else {
             return match route {
                 Route::Catalog => catalog(registry, &asking, request).await,
@@ -67,6 +68,10 @@ impl Door<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        if !repository.is_public().map_err(registry::Error::from)? {
+            let checked = login.check_age(&asking.principal).await;
+            checked.map_err(auth::not_now)?;
+        }
         self.answer(&route, repository, &asking, request, body)
             .await
     }

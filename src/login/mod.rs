@@ -11,6 +11,7 @@ mod first;
 mod passwords;
 mod throttle;
 mod tokens;
+mod turns;
 mod used;
 mod visitor;
 
@@ -44,6 +45,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -81,6 +83,8 @@ pub struct Parts {
     /// False: there are no accounts on this node, and everybody may do everything.
     pub has_accounts: bool,
     pub data_dir: PathBuf,
+    /// A node that has not heard from the leader for longer does not trust what it knows of accounts.
+    pub max_stale: Option<Duration>,
 }
 
 /// Cheap to clone.
@@ -98,6 +102,8 @@ struct Inner {
     throttle: throttle::Throttle,
     tokens: tokens::Verified,
     used: used::Uses,
+    turns: turns::Turns,
+    max_stale: Option<Duration>,
     ci: ci::Issuers,
 }
 
@@ -138,6 +144,7 @@ impl Login {
             tasks,
             has_accounts,
             data_dir,
+            max_stale,
         } = parts;
         let inner = Inner {
             metadata,
@@ -148,6 +155,8 @@ impl Login {
             throttle: throttle::Throttle::default(),
             tokens: tokens::Verified::default(),
             used: used::Uses::default(),
+            turns: turns::Turns::default(),
+            max_stale,
             ci: ci::Issuers::new(),
         };
         let login = Login {
@@ -204,6 +213,22 @@ impl Login {
             }
             Shown::Bearer(token) => self.by_token(token),
             Shown::Basic { name, password } => self.by_password(name, password, client).await,
+        }
+    }
+
+    /// What this node knows of accounts may be too old to go by: what was taken away elsewhere may
+    /// count here still. Only where an operator has set for how long that is to be borne.
+    pub async fn check_age(&self, principal: &Principal) -> Result<(), Denied> {
+        let (Some(most), Some(_)) = (self.inner.max_stale, principal.account()) else {
+            return Ok(());
+        };
+        let read = self.inner.metadata.read(|_| Ok(())).await;
+        let staleness = read.map_err(io::Error::other)?.staleness;
+        match staleness.is_some_and(|age| age > most) {
+            true => Err(Denied::NotYet(
+                "this region is cut off for longer than registry.auth_max_stale allows; ask another one",
+            )),
+            false => Ok(()),
         }
     }
 

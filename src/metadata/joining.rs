@@ -3,6 +3,7 @@
 use super::View;
 use super::keys;
 use super::raft_types::decode;
+use super::raft_types::invalid;
 use super::state::joining;
 use crate::proto::state::v1 as pb;
 use crate::topology::NodeId;
@@ -16,6 +17,19 @@ impl View {
 
     pub fn join_token(&self, id: &str) -> io::Result<Option<pb::JoinTokenRecord>> {
         self.message(&keys::join_token(id))
+    }
+
+    /// Ids of tokens for the region that nobody has used.
+    pub fn unused_join_tokens(&self, region: &str) -> io::Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for (key, value) in self.tree.prefix_page(keys::JOIN_TOKENS, None, usize::MAX)? {
+            let record: pb::JoinTokenRecord = decode("join token", &value)?;
+            if record.region == region && record.key_hash.is_empty() {
+                let id = String::from_utf8(key[keys::JOIN_TOKENS.len()..].to_vec());
+                ids.push(id.map_err(invalid)?);
+            }
+        }
+        Ok(ids)
     }
 
     /// The token that the node joined by, as long as it is remembered.

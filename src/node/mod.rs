@@ -183,6 +183,7 @@ impl Node {
             tasks: tasks.clone(),
             has_accounts: config.accounts,
             data_dir: config.data_dir.clone(),
+            max_stale: config.auth_max_stale,
         });
         if !config.accounts {
             tracing::warn!(

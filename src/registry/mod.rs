@@ -303,6 +303,12 @@ impl Repository {
     pub fn name(&self) -> &RepositoryName {
         &self.name
     }
+
+    /// Anyone may pull from it.
+    pub fn is_public(&self) -> io::Result<bool> {
+        let policy = self.registry.view().policy(&(&self.name).into())?;
+        Ok(policy.public.value)
+    }
 }
 
 /// What the fuzz targets reach, and nobody else may.
