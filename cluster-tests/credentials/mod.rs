@@ -45,16 +45,18 @@ fn go_through(trial: &Trial<'_>, place: &Place) -> Vec<String> {
 async fn is_at_home_with_credentials(client: &dyn Client) {
     let mut cluster = Cluster::start_with_accounts(3, &[]).await;
     let setting = Setting::make(&cluster);
+    let early = trial::login(client, &cluster.registry(1), &setting.robot).expect("login");
     let all = Trial {
         cluster: &cluster,
         client,
         near: 1,
         far: 2,
         setting: &setting,
+        early: &early,
+        early_at: 1,
     };
-    let robot = all.login(1, &setting.robot).expect("login");
     for repository in ["team/app", "pub/app"] {
-        all.push(&robot, &setting.app, repository).expect("push");
+        all.push(&early, &setting.app, repository).expect("push");
     }
     let mut failed = go_through(&all, &Place::Together);
     cluster.wait_healthy(Duration::from_secs(60)).await;
@@ -66,6 +68,8 @@ async fn is_at_home_with_credentials(client: &dyn Client) {
         near: 2,
         far: 2,
         setting: &setting,
+        early: &early,
+        early_at: 1,
     };
     failed.extend(go_through(&alone, &Place::Alone));
     assert!(failed.is_empty(), "{}", failed.join("\n"));

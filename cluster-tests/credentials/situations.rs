@@ -39,12 +39,17 @@ const fn alone(name: &'static str, check: Check) -> Situation {
     Situation { name, place, check }
 }
 
-pub const ALL: [Situation; 19] = [
+pub const ALL: [Situation; 20] = [
     anywhere("token: login and private pull", |trial| {
         login_and_pull(trial, &trial.setting.robot)
     }),
     anywhere("password: login and private pull", |trial| {
         login_and_pull(trial, &trial.setting.person)
+    }),
+    anywhere("login of another region", |trial| {
+        let from = trial.registry(trial.early_at);
+        let user = trial.early.moved(&from, &trial.registry(trial.far));
+        trial.pull(&user, trial.far, &trial.setting.app, "team/app")
     }),
     together("token: push here, pull elsewhere", |trial| {
         there_and_back(trial, &trial.setting.robot)
@@ -130,8 +135,10 @@ fn is_hidden_from(trial: &Trial<'_>, user: &User) -> Told {
     }
 }
 
-/// Without times and the names of temporary directories.
+/// Without times, the names of temporary directories, and how often a bar of progress was drawn
+/// before the first line of stderr.
 fn without_noise(text: &str) -> String {
+    let text = text.find("time=").map_or(text, |at| &text[at..]);
     let is_noise = |word: &&str| word.starts_with("time=") || word.contains("/tmp/");
     text.split(' ')
         .filter(|word| !is_noise(word))

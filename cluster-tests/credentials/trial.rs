@@ -28,6 +28,10 @@ pub struct Trial<'a> {
     /// Pulls come from here.
     pub far: usize,
     pub setting: &'a Setting,
+    /// Who logged in at first as the robot, and where. Docker has kept a refresh token of that region;
+    /// when a name leads to another one, it must be good there.
+    pub early: &'a User,
+    pub early_at: usize,
 }
 
 /// Made while all regions were up.
@@ -143,6 +147,15 @@ impl Setting {
     }
 }
 
+pub fn login(client: &dyn Client, registry: &str, account: &Account) -> Result<User, String> {
+    let Account { name, secret } = account;
+    let mut user = User::new();
+    user.runs(|| client.login(registry, name, secret))
+        .map_err(|error| format!("login of {name}: {error}"))?;
+    user.pair = Some(format!("{name}:{secret}"));
+    Ok(user)
+}
+
 impl Trial<'_> {
     pub fn registry(&self, i: usize) -> String {
         self.cluster.registry(i)
@@ -150,12 +163,7 @@ impl Trial<'_> {
 
     /// The client's own command, in the home of somebody new.
     pub fn login(&self, i: usize, account: &Account) -> Result<User, String> {
-        let Account { name, secret } = account;
-        let mut user = User::new();
-        user.runs(|| self.client.login(&self.registry(i), name, secret))
-            .map_err(|error| format!("login of {name}: {error}"))?;
-        user.pair = Some(format!("{name}:{secret}"));
-        Ok(user)
+        login(self.client, &self.registry(i), account)
     }
 
     fn at(&self, i: usize, repository: &str) -> String {

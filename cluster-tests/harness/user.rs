@@ -47,6 +47,15 @@ impl User {
         user
     }
 
+    /// The same, where one registry has the address that another had.
+    pub fn moved(&self, from: &str, to: &str) -> User {
+        let mut user = User::new();
+        let config = self.config().replace(from, to);
+        user.write(&serde_json::from_str(&config).expect("JSON"));
+        user.pair.clone_from(&self.pair);
+        user
+    }
+
     pub fn home(&self) -> &Path {
         self.home.path()
     }
