@@ -10,6 +10,7 @@ mod behind_tls;
 mod clients;
 mod concurrent_pushes;
 mod conformance;
+mod credentials;
 mod dev_command;
 mod freshness;
 mod full_disk;

@@ -140,6 +140,10 @@ impl Cluster {
         &self.nodes[i].name
     }
 
+    pub fn is_running(&self, i: usize) -> bool {
+        self.nodes[i].child.is_some()
+    }
+
     /// host:port of the registry listener.
     pub fn registry(&self, i: usize) -> String {
         self.nodes[i].registry.to_string()

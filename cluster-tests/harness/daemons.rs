@@ -5,6 +5,7 @@ use super::cluster::free_port;
 use super::images::must;
 use super::layouts::{Layout, PlatformImage};
 use super::tools::{Tool, debian_version, patiently, said};
+use super::user;
 use super::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -162,8 +163,10 @@ impl Docker {
 
     fn command(&self) -> Command {
         let mut command = patiently("/usr/bin/docker");
+        if user::environment().is_empty() {
+            command.env("DOCKER_CONFIG", self.0.path("config"));
+        }
         command
-            .env("DOCKER_CONFIG", self.0.path("config"))
             .env("DOCKER_CLI_EXPERIMENTAL", "enabled")
             .args(["--host", &self.socket()]);
         command
@@ -171,6 +174,11 @@ impl Docker {
 
     fn run(&self, arguments: &[&str]) -> Result<String, String> {
         said(self.command().args(arguments))
+    }
+
+    pub fn login(&self, registry: &str, name: &str, secret: &str) -> Result<(), String> {
+        self.run(&["login", registry, "-u", name, "-p", secret])
+            .map(drop)
     }
 
     fn push_image(&self, image: &Layout, platform: &PlatformImage, to: &str) -> Result<(), String> {
@@ -320,16 +328,18 @@ impl Tool for Containerd {
                 .args(["--base-name", "local/image"])
                 .arg(archive.path()),
         )?;
-        let push = ["images", "push", "--plain-http", to, "local/image:t"];
-        let pushed = said(self.ctr(&namespace).args(push));
+        let mut push = self.ctr(&namespace);
+        user::pair(push.args(["images", "push", "--plain-http"]));
+        let pushed = said(push.args([to, "local/image:t"]));
         self.empty(&namespace);
         pushed.map(drop)
     }
 
     fn pull(&self, from: &str, image: &Layout) -> Result<(), String> {
         let namespace = self.namespace();
-        let pull = ["images", "pull", "--plain-http", "--all-platforms", from];
-        said(self.ctr(&namespace).args(pull))?;
+        let mut pull = self.ctr(&namespace);
+        user::pair(pull.args(["images", "pull", "--plain-http", "--all-platforms"]));
+        said(pull.arg(from))?;
         let content = self.daemon.path("root/io.containerd.content.v1.content");
         let same = image.same_blobs_in(&content);
         self.empty(&namespace);

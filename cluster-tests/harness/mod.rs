@@ -9,6 +9,7 @@ pub mod images;
 pub mod layouts;
 pub mod proxy;
 pub mod tools;
+pub mod user;
 pub mod wait;
 
 /// How often a counted check runs: the small figure in CI, the large one under `just long NAME`,

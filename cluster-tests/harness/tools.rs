@@ -43,12 +43,13 @@ pub fn go(program: &str) -> Command {
     patiently(go_bin().join(program))
 }
 
-/// A program that is ended when it hangs.
+/// A program that is ended when it hangs, run by whoever is running things (`User::runs`).
 pub fn patiently(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new("timeout");
     command
         .args(["--kill-after=5", PATIENCE])
-        .arg(program.as_ref());
+        .arg(program.as_ref())
+        .envs(super::user::environment());
     command
 }
 
