@@ -17,6 +17,7 @@ use super::types::WhoAmI;
 use crate::access::AccountName;
 use crate::access::Grant;
 use crate::access::Pattern;
+use crate::login::SECRET_PREFIX;
 use crate::login::hash_password;
 use crate::login::new_secret;
 use crate::login::secret_hash;
@@ -98,6 +99,10 @@ pub(super) fn shown_grants(records: &[pb::GrantRecord]) -> Vec<super::types::Gra
 }
 
 fn check_password(text: &str) -> Result<SecretString, Refused> {
+    if text.starts_with(SECRET_PREFIX) {
+        let told = format!("a password does not begin with {SECRET_PREFIX}, as random secrets do");
+        return Err(invalid(told));
+    }
     match text.chars().count() {
         0..SHORTEST_PASSWORD => Err(invalid(format!(
             "a password has at least {SHORTEST_PASSWORD} characters"
