@@ -18,13 +18,18 @@ async fn cve_2023_2253_a_huge_page_is_not_made_room_for() {
     let cluster = Cluster::start_with_accounts(1, &[]).await;
     let admin = cluster.client(0);
     pushed(&cluster, "a").await;
-    for n in ["1000000000", "9223372036854775807", "18446744073709551615"] {
+    for n in [
+        "1000000000",
+        "9223372036854775807",
+        "18446744073709551615",
+        "99999999999999999999999999",
+    ] {
         for path in ["/v2/_catalog", "/v2/a/tags/list"] {
             let answer = admin.get(&format!("{path}?n={n}")).await.unwrap();
             assert_eq!(answer.status(), 200, "{path} {n}");
         }
     }
-    for n in ["-1", "1e9", "99999999999999999999999999"] {
+    for n in ["-1", "1e9"] {
         let answer = admin.get(&format!("/v2/_catalog?n={n}")).await.unwrap();
         assert_eq!(answer.status(), 400, "{n}");
     }

@@ -132,6 +132,42 @@ async fn cve_2019_19030_what_another_has_and_what_nobody_has_look_the_same() {
     }
 }
 
+/// And take as long: medians of many, in turns, within what two of the same differ by.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_has_and_what_nobody_has_take_as_long() {
+    let cluster = Cluster::start_with_accounts(1, &[]).await;
+    let (_, eve, image) = two_tenants(&cluster).await;
+    let (there, nowhere) = (image.blobs[1].0.clone(), sha256(b"nobody has this"));
+    for (what, one, other) in [
+        (
+            "a blob that another has",
+            format!("/v2/eve/own/blobs/{there}"),
+            format!("/v2/eve/own/blobs/{nowhere}"),
+        ),
+        (
+            "a repository that another has",
+            "/v2/ann/app/tags/list".to_owned(),
+            "/v2/ann/xyz/tags/list".to_owned(),
+        ),
+    ] {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..300 {
+            for (path, times) in [&one, &other].into_iter().zip(&mut times) {
+                let began = std::time::Instant::now();
+                drop(eve.get(path).await.unwrap().bytes().await.unwrap());
+                times.push(began.elapsed());
+            }
+        }
+        let medians = times.map(|mut times| {
+            times.sort();
+            times[times.len() / 2]
+        });
+        println!("tenants: {what}: {medians:?}");
+        let (least, most) = (medians[0].min(medians[1]), medians[0].max(medians[1]));
+        assert!(most < least * 2, "{what}: {medians:?}");
+    }
+}
+
 /// CVE-2024-39897 (a mount from anywhere, by a cache of all digests) and CVE-2026-35172 (a blob that was
 /// deleted came back so).
 #[tokio::test(flavor = "multi_thread")]

@@ -38,7 +38,7 @@ fn line(bytes: &[u8]) {
         assert!(!text.contains([':', '/', '"', ' ', '\n']));
     }
     for scope in parse_scopes(std::iter::once(text)) {
-        if let Some(limited) = scope.limited(Rights::PULL) {
+        if let Some(limited) = scope.clone().limited(Rights::PULL) {
             assert_eq!(limited.rights(), Rights::PULL);
         }
         let actions = scope.actions.join(",");

@@ -13,6 +13,7 @@ fn path(route: &Route) -> String {
         Route::Health => "/healthz".into(),
         Route::Version | Route::VersionOptions => "/v2/".into(),
         Route::Catalog => "/v2/_catalog".into(),
+        Route::GetToken | Route::PostToken => "/token".into(),
         Route::GetBlob(name, digest) | Route::DeleteBlob(name, digest) => {
             format!("/v2/{name}/blobs/{digest}")
         }

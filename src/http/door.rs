@@ -68,9 +68,10 @@ impl Door<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        if !repository.is_public().map_err(registry::Error::from)? {
-            let checked = login.check_age(&asking.principal).await;
-            checked.map_err(auth::not_now)?;
+        if let Err(too_old) = login.check_age(&asking.principal).await
+            && !repository.is_public().map_err(registry::Error::from)?
+        {
+            return Err(auth::not_now(too_old));
         }
         self.answer(&route, repository, &asking, request, body)
             .await
