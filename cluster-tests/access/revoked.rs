@@ -236,3 +236,34 @@ async fn a_region_that_stands_alone_knows_its_users() {
         .await;
     assert_eq!(other.unwrap().status(), 403);
 }
+
+/// Off by default; an operator who sets it would rather have no answer than one by what is too old.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_cut_off_for_too_long_serves_what_is_public_and_nothing_else() {
+    let bound = [("ROADSTEAD_REGISTRY__AUTH_MAX_STALE", "1")];
+    let mut cluster = Cluster::start_with_accounts(3, &bound).await;
+    let admin = cluster.client(0);
+    pushed(&cluster, "acme/app").await;
+    pushed(&cluster, "open/app").await;
+    super::visibility(&admin, "open", "public").await;
+    user(&admin, "ann", "the-right-password", &["*:pull"]).await;
+    let ann = cluster.client(2).logged_in("ann", "the-right-password");
+    let public = "/v2/open/app/manifests/v1";
+    let status = |path: &'static str| {
+        let ann = ann.clone();
+        async move { ann.get(path).await.unwrap().status().as_u16() }
+    };
+    eventually("it is known there", Duration::from_secs(5), || async {
+        (status(MANIFEST).await == 200 && status(public).await == 200).then_some(())
+    })
+    .await;
+    cluster.kill(0);
+    cluster.kill(1);
+    eventually("it is too old", Duration::from_secs(20), || async {
+        (status(MANIFEST).await == 503).then_some(())
+    })
+    .await;
+    assert_eq!(status(public).await, 200);
+    let token = bearer(&ann.anonymous(), "repository:open/app:pull").await;
+    assert_eq!(with_bearer(&ann, Method::GET, public, &token).await, 200);
+}

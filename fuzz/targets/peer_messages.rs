@@ -70,7 +70,10 @@ fn only_decode<T: Message + Default + PartialEq + Debug>(bytes: &[u8]) {
 /// A word that can be read is printed as it was read.
 fn join_token(bytes: &[u8]) {
     only_decode::<pb::JoinTokenText>(bytes);
-    if let Some(token) = std::str::from_utf8(bytes).ok().and_then(|word| word.parse::<JoinToken>().ok()) {
+    if let Some(token) = std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|word| word.parse::<JoinToken>().ok())
+    {
         let again: JoinToken = token.expose().parse().expect("printed here");
         assert_eq!(again.expose(), token.expose());
     }

@@ -145,13 +145,27 @@ fn claimed_issuer(token: &str) -> Option<String> {
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
-/// HTTPS, or this machine.
-fn is_askable(url: &str) -> bool {
+/// HTTPS. An issuer on this machine, and what it names here, may go without; one that is elsewhere
+/// leads to nothing here.
+fn is_askable(url: &str, issuer: &str) -> bool {
+    match (is_local(issuer), is_local(url)) {
+        (true, true) => true,
+        (_, is_local) => !is_local && is_remote(url),
+    }
+}
+
+fn is_local(url: &str) -> bool {
     let Ok(url) = reqwest::Url::parse(url) else {
         return false;
     };
-    let is_local = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
-    url.username().is_empty() && (url.scheme() == "https" || url.scheme() == "http" && is_local)
+    matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"))
+}
+
+fn is_remote(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    url.username().is_empty() && url.scheme() == "https"
 }
 
 impl Issuers {
@@ -167,8 +181,8 @@ impl Issuers {
         }
     }
 
-    async fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-        if !is_askable(url) {
+    async fn get(&self, url: &str, issuer: &str) -> Result<Vec<u8>, String> {
+        if !is_askable(url, issuer) {
             return Err(format!("{url} is not an https URL"));
         }
         let http = self
@@ -198,12 +212,12 @@ impl Issuers {
             "{}/.well-known/openid-configuration",
             issuer.trim_end_matches('/')
         );
-        let found: Discovery = serde_json::from_slice(&self.get(&place).await?)
+        let found: Discovery = serde_json::from_slice(&self.get(&place, issuer).await?)
             .map_err(|error| format!("{place}: {error}"))?;
         if found.issuer != issuer {
             return Err(format!("{place} is of another issuer"));
         }
-        let keys = self.get(&found.jwks_uri).await?;
+        let keys = self.get(&found.jwks_uri, issuer).await?;
         serde_json::from_slice(&keys).map_err(|error| format!("{}: {error}", found.jwks_uri))
     }
 
@@ -417,22 +431,29 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_asked_for_over_https_or_here() {
-        for good in [
-            "https://ci.example/x",
-            "http://127.0.0.1:9/x",
-            "http://localhost/x",
+    fn keys_are_asked_for_over_https_and_no_issuer_leads_to_what_is_here() {
+        let far = "https://ci.example";
+        let near = "http://127.0.0.1:9";
+        for (url, issuer) in [
+            ("https://ci.example/x", far),
+            ("https://keys.example/x", far),
+            ("http://127.0.0.1:9/x", near),
+            ("http://localhost/x", near),
+            ("https://keys.example/x", near),
         ] {
-            assert!(is_askable(good), "{good}");
+            assert!(is_askable(url, issuer), "{url} {issuer}");
         }
-        for bad in [
-            "http://ci.example/",
-            "file:///etc/passwd",
-            "https://user@ci.example/",
-            "x",
-            "http://169.254.169.254/",
+        for (url, issuer) in [
+            ("http://ci.example/", far),
+            ("http://127.0.0.1:9/x", far),
+            ("https://127.0.0.1:9/x", far),
+            ("https://[::1]/x", far),
+            ("file:///etc/passwd", far),
+            ("https://user@ci.example/", far),
+            ("http://169.254.169.254/", near),
+            ("x", far),
         ] {
-            assert!(!is_askable(bad), "{bad}");
+            assert!(!is_askable(url, issuer), "{url} {issuer}");
         }
     }
 }
