@@ -3,6 +3,8 @@
 //! brings its own.
 
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
@@ -30,4 +32,11 @@ impl Clock {
             Clock::Simulated(start) => start.elapsed(),
         }
     }
+}
+
+/// Milliseconds since 1970: what the expiry of credentials is compared with, and what is shown of when
+/// things happened. Nothing else is decided by it.
+pub fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

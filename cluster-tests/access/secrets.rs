@@ -28,6 +28,21 @@ fn files_with(dir: &Path, texts: &[String], found: &mut Vec<String>) {
     }
 }
 
+/// Files under `dir` that others than their owner may open.
+fn files_for_others(dir: &Path, found: &mut Vec<String>) {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        if mode & 0o077 != 0 {
+            found.push(format!("{} {mode:o}", entry.path().display()));
+        }
+        if entry.path().is_dir() {
+            files_for_others(&entry.path(), found);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_a_log_a_metric_an_error_or_a_file() {
     let debug = [("ROADSTEAD_LOG__LEVEL", "trace")];
@@ -134,6 +149,9 @@ async fn no_secret_is_in_a_log_a_metric_an_error_or_a_file() {
         assert!(!text.contains("$argon2id$"), "{text}");
     }
     cluster.stop(0);
+    let mut open = Vec::new();
+    files_for_others(&cluster.data_dir(0), &mut open);
+    assert_eq!(open, Vec::<String>::new());
     let mut found = Vec::new();
     files_with(cluster.dir(), &secrets, &mut found);
     assert_eq!(found, Vec::<String>::new());

@@ -9,7 +9,7 @@ use super::types::FromTo;
 use super::types::JoinInvitation;
 use super::types::JoinTokenRequest;
 use crate::certs::JoinToken;
-use crate::cluster::enrolling::now_ms;
+use crate::clock::wall_ms;
 use crate::metadata::query::NodeInfo;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
@@ -169,7 +169,7 @@ async fn create(
         let why = "this cluster does not sign certificates itself, so it makes no join tokens";
         return Err(Refused::new(StatusCode::CONFLICT, "NO_CA", why, &next));
     };
-    let now_ms = now_ms();
+    let now_ms = wall_ms();
     let secret: [u8; 32] = rand::random();
     let token = JoinToken {
         id: hex::encode(rand::random::<[u8; 8]>()),

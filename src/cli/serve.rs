@@ -13,11 +13,13 @@ use crate::stderr;
 use crate::telemetry;
 use crate::topology::RegionName;
 use crate::topology::Role;
+use rustix::fs::Mode;
 use rustix::process::DumpableBehavior;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::set_dumpable_behavior;
 use rustix::process::setrlimit;
+use rustix::process::umask;
 use std::path::PathBuf;
 
 /// Each option overrides the key of the same name in the configuration file.
@@ -66,7 +68,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let config = configure(args, std::env::vars_os())?;
-    keep_memory_private();
+    keep_to_itself();
     telemetry::log_to_stderr(&config.log.level, config.log.json)
         .map_err(|error| Failure::failed("start the thread that writes the log", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -86,8 +88,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// What is in memory, keys and passwords among it, goes into no core dump, and no other process of
-/// this user may look at it.
-fn keep_memory_private() {
+/// this user may look at it; and what is written is for this user only, on whatever volume.
+fn keep_to_itself() {
+    umask(Mode::RWXG | Mode::RWXO);
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),

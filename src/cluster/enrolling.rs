@@ -19,6 +19,7 @@ use crate::certs::Material;
 use crate::certs::Names;
 use crate::certs::PeerTls;
 use crate::certs::Store;
+use crate::clock::wall_ms;
 use crate::metadata::Metadata;
 use crate::peers::Identity;
 use crate::peers::PeerError;
@@ -33,8 +34,6 @@ use crate::topology::NodeId;
 use crate::topology::RegionName;
 use std::io;
 use std::time::Duration;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 const ENROLL: Duration = Duration::from_secs(35);
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
@@ -49,14 +48,6 @@ pub enum SignError {
     Unavailable(String),
     #[error("metadata store")]
     Io(#[from] io::Error),
-}
-
-/// Wall clock.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 /// Gets this node's first certificate: asks each address in turn, until one answers.
@@ -154,7 +145,7 @@ fn used(invitation: &Invitation, node: NodeId, key_hash: &[u8]) -> state::UseJoi
         key_hash: key_hash.to_vec().into(),
         node: node.0,
         region: invitation.region.clone(),
-        now_ms: now_ms(),
+        now_ms: wall_ms(),
     }
 }
 

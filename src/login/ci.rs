@@ -7,10 +7,10 @@
 
 use super::Denied;
 use super::Login;
-use super::wall_ms;
 use crate::access::CredentialId;
 use crate::access::Principal;
 use crate::access::Who;
+use crate::clock::wall_ms;
 use crate::metadata::accounts::Account;
 use crate::proto::state::v1::AccountKind;
 use crate::proto::state::v1::CiTrust;

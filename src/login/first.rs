@@ -6,10 +6,10 @@
 
 use super::Login;
 use super::hash_password;
-use super::wall_ms;
 use crate::access::Pattern;
 use crate::access::Rights;
 use crate::budget::Budget;
+use crate::clock::wall_ms;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
 use crate::proto::state::v1::outcome::Result as Outcome;

@@ -30,6 +30,7 @@ use crate::access::AccountName;
 use crate::access::Principal;
 use crate::access::Who;
 use crate::audit::Audit;
+use crate::clock::wall_ms;
 use crate::metadata::Metadata;
 use crate::metadata::View;
 use crate::metadata::accounts::Account;
@@ -46,8 +47,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 /// What random secrets begin with, so that scanners of source code know them.
 pub const SECRET_PREFIX: &str = "rst_";
@@ -112,11 +111,6 @@ struct Inner {
 pub mod fuzzing {
     pub use super::ci::fuzzing::claims_of_ci;
     pub use super::tokens::fuzzing::is_token;
-}
-
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is kept of a random secret.

@@ -6,12 +6,12 @@
 
 use super::Denied;
 use super::Login;
-use super::wall_ms;
 use crate::access::CredentialId;
 use crate::access::Principal;
 use crate::access::Rights;
 use crate::access::Scope;
 use crate::access::Who;
+use crate::clock::wall_ms;
 use crate::metadata::accounts::SigningKey;
 use crate::oci::Algorithm as DigestAlgorithm;
 use crate::oci::Digest;

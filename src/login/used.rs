@@ -2,9 +2,9 @@
 //! for it, and what was not told yet is lost with the process.
 
 use super::Login;
-use super::wall_ms;
 use crate::access::AccountName;
 use crate::budget::Budget;
+use crate::clock::wall_ms;
 use crate::proto::state::v1 as pb;
 use crate::proto::state::v1::command::Body;
 use std::collections::HashMap;

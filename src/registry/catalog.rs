@@ -4,13 +4,13 @@
 use super::Error;
 use super::Read;
 use super::Registry;
-use super::wall_ms;
 use crate::access::AccountName;
 use crate::access::CredentialId;
 use crate::access::Pattern;
 use crate::access::Principal;
 use crate::access::Rights;
 use crate::access::Who;
+use crate::clock::wall_ms;
 use crate::metadata::View;
 use crate::oci::RepositoryName;
 use std::collections::BTreeSet;

@@ -1,9 +1,10 @@
 //! Manifests, tags and referrers: read from local state and confirmed when missing; written
 //! through the log once the blobs that they name are in enough regions.
 
-use super::{Error, ManifestPut, Precondition, PutManifest, Read, Registry, Repository, wall_ms};
+use super::{Error, ManifestPut, Precondition, PutManifest, Read, Registry, Repository};
 use crate::access::Rights;
 use crate::budget::Budget;
+use crate::clock::wall_ms;
 use crate::metadata::query::{Referrer, StoredManifest};
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest, Reference, RepositoryName};
 use crate::proto::state::v1 as pb;

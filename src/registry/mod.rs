@@ -35,6 +35,7 @@ use crate::access::Rights;
 use crate::access::Who;
 use crate::blobs::BlobStore;
 pub use crate::blobs::ByteStream;
+use crate::clock::wall_ms;
 use crate::metadata::Metadata;
 use crate::metadata::View;
 use crate::oci::Digest;
@@ -50,8 +51,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 use tokio::sync::mpsc;
 
 /// Cheap to clone.
@@ -96,12 +95,6 @@ pub struct Repository {
     name: RepositoryName,
     principal: Principal,
     rights: Rights,
-}
-
-/// Milliseconds since 1970: what expiry is compared with, and what is shown of when things happened.
-pub fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As the client sent it, before the size is known.

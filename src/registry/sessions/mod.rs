@@ -9,6 +9,7 @@ use super::Error;
 use super::sending::Outgoing;
 use crate::access::Principal;
 use crate::blobs::{Staging, Upload};
+use crate::clock::wall_ms;
 use crate::metadata::kv::{Batch, Tree};
 use crate::oci::{Algorithm, Digest, RepositoryName};
 use crate::proto::state::v1::UploadRecord;
@@ -21,7 +22,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -95,11 +96,6 @@ pub(super) struct Open {
     pub copies: Outgoing,
     /// Where a request without a range began that broke off, until its client asks how far it came.
     pub broken_from: Option<u64>,
-}
-
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn record_key(id: &str) -> Vec<u8> {
