@@ -103,7 +103,6 @@ pub async fn whoami(connection: Connection, format: Format) -> Result<(), Failur
         }
     };
     let rows = vec![
-        vec!["name".to_owned(), me.name.clone()],
         vec![
             "kind".to_owned(),
             me.kind.clone().unwrap_or_else(|| "no account".to_owned()),
@@ -118,5 +117,5 @@ pub async fn whoami(connection: Connection, format: Format) -> Result<(), Failur
             or(me.administers.join(" "), "nothing"),
         ],
     ];
-    output::print(&output::table(&["", ""], rows))
+    output::print(&output::table(&["name", &me.name], rows))
 }

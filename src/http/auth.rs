@@ -88,6 +88,14 @@ pub fn needed(route: &Route) -> Option<Needed<'_>> {
     })
 }
 
+/// It may bring bytes for a long time.
+pub fn is_upload(route: &Route) -> bool {
+    matches!(
+        route,
+        Route::StartUpload(_) | Route::AppendUpload(..) | Route::FinishUpload(..)
+    )
+}
+
 fn challenge(
     login: &Login,
     visitor: &Visitor,

@@ -53,7 +53,11 @@ impl Door<'_> {
         };
         let asking = auth::ask(login, request, &needed).await?;
         asking.principal.as_str().clone_into(who);
-        let _turn = login.turn(&asking.principal).await.map_err(auth::not_now)?;
+        // An upload lasts as long as its client likes, and is bounded as a session.
+        let _turn = match auth::is_upload(&route) {
+            true => None,
+            false => Some(login.turn(&asking.principal).await.map_err(auth::not_now)?),
+        };
         let Needed::Repository(name, action) = needed else {
             return match route {
                 Route::Catalog => catalog(registry, &asking, request).await,

@@ -12,8 +12,9 @@ use std::sync::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
-/// Of one account, until they are answered; the bytes of an answer are not part of it.
-const AT_ONCE: usize = 256;
+/// Of one account, until they are answered; the bytes of an answer are not part of it, and uploads
+/// are bounded otherwise. One account may be that of a whole company's machines.
+const AT_ONCE: usize = 512;
 
 #[derive(Default)]
 pub struct Turns {

@@ -33,6 +33,7 @@ pub enum User {
     /// Make a user; asks for the new password
     #[command(after_help = GRANTS)]
     Add {
+        /// Of a-z, A-Z, 0-9 and . _ @ + -
         name: String,
         #[command(flatten)]
         new: New,
@@ -63,7 +64,9 @@ pub enum User {
 
 #[derive(Debug, clap::Args)]
 pub struct Give {
+    /// Who gets it
     pub name: String,
+    /// PATTERN:RIGHT[,RIGHT…]
     pub grant: String,
     /// It ends by itself after this time, as 30d
     #[arg(long, value_name = "TIME", value_parser = output::duration)]
@@ -72,6 +75,7 @@ pub struct Give {
 
 #[derive(Debug, clap::Args)]
 pub struct Rotate {
+    /// Whose secret it is
     pub name: String,
     /// The old secret stays good for so long
     #[arg(long, value_name = "TIME", value_parser = output::duration)]
@@ -89,6 +93,7 @@ pub enum Token {
     /// Make a token for a machine; its secret is shown once
     #[command(after_help = GRANTS)]
     Create {
+        /// Of a-z, A-Z, 0-9 and . _ @ + -
         name: String,
         #[command(flatten)]
         new: New,
@@ -140,6 +145,7 @@ pub enum CiSystem {
     /// logs in as user `oidc` with its token as the password
     #[command(after_help = GRANTS)]
     Add {
+        /// Of a-z, A-Z, 0-9 and . _ @ + -
         name: String,
         /// As it stands in `iss` of the tokens
         #[arg(long, value_name = "URL")]
@@ -167,6 +173,7 @@ pub enum GroupCommand {
     /// Make a group: users that share grants
     #[command(after_help = GRANTS)]
     Add {
+        /// Of a-z, A-Z, 0-9 and . _ @ + -
         name: String,
         #[arg(long = "grant", value_name = "GRANT")]
         grants: Vec<String>,
