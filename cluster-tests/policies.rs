@@ -341,6 +341,7 @@ async fn policies_reach_every_region_and_survive_the_death_of_all() {
         "copies": {"value": 2, "from": "team"},
         "sparse": {"value": "allow", "from": "team/app"},
         "immutable": {"value": "v*", "from": "team"},
+        "visibility": {"value": "private", "from": null},
     });
     let told_alike = |cluster: &Cluster| {
         for i in 0..3 {
@@ -377,7 +378,7 @@ async fn policies_reach_every_region_and_survive_the_death_of_all() {
     ]);
     assert_eq!(run(&mut verify).status.code(), Some(0));
     let shown = set(&cluster, follower, &["show", "team/app"]);
-    assert!(shown.contains("sparse     allow  team/app"), "{shown}");
+    assert!(shown.contains("sparse      allow    team/app"), "{shown}");
     let shown = set(&cluster, follower, &["show"]);
     assert!(
         shown.contains("team       ack=1 copies=2 immutable=v*"),

@@ -187,6 +187,8 @@ async fn a_region_that_stands_alone_knows_its_users() {
         "repository:acme/app:pull",
     )
     .await;
+    // Two regions have the blobs when a push is acknowledged, and the third soon after.
+    cluster.wait_healthy(Duration::from_secs(30)).await;
     cluster.kill(0);
     cluster.kill(1);
     for (name, secret) in [("ann", "the-right-password"), ("robot", robot.as_str())] {

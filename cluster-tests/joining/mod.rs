@@ -210,6 +210,16 @@ async fn a_token_that_does_not_fit_is_refused_with_what_was_expected() {
     });
     lying[role + 1] = "learner".to_owned();
     refused(&machines, 2, &lying, &["its join token is for a voter"]);
+    // One that was taken back; what let r2 in is not touched.
+    let taken_back = machines.printed(0, 2);
+    let told = machines.must(0, &["region", "cancel-add", "r3"]);
+    assert!(
+        told.contains("taken back: ") && !told.contains(" 0"),
+        "{told}"
+    );
+    refused(&machines, 2, &taken_back, &["is not known here"]);
+    let told = machines.must(0, &["region", "cancel-add", "r2"]);
+    assert!(told.contains("taken back: 0"), "{told}");
     let told = machines.log(0);
     let secret = hex::encode(token(&command).secret.expose_secret());
     assert!(!told.contains(&secret) && !machines.log(1).contains(&secret));

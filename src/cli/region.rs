@@ -85,7 +85,6 @@ pub async fn run(command: Command, connection: Connection, format: Format) -> Re
     }
 }
 
-/// What is to be run on the new machine.
 async fn cancel(
     region: &RegionName,
     connection: Connection,
@@ -97,12 +96,13 @@ async fn cancel(
     match format {
         Format::Json => output::json(&done),
         Format::Table => output::print(&format!(
-            "{} join tokens for {region} are good for nothing any more.\n",
+            "Join tokens for {region} that were taken back: {}\n",
             done.tokens
         )),
     }
 }
 
+/// What is to be run on the new machine.
 fn serve(invitation: &JoinInvitation, data_dir: &str, advertise: &str) -> Option<Vec<String>> {
     let token = invitation.token.as_deref()?;
     // A node that has one address of its own listens on that; else on all.
