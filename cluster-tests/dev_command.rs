@@ -187,18 +187,28 @@ async fn each_line_works_as_printed_with_accounts_too() {
     assert!(lines[0].contains(" login "), "{lines:?}");
 }
 
+/// Ends with the test, however that ends; its regions end with it.
+struct Started(std::process::Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 async fn printed_lines_work(options: &[&str]) -> Vec<String> {
     let dir = tempfile::tempdir().expect("temp dir");
     let base = free_base_port();
     let log = dir.path().join("stdout");
-    let mut dev = Command::new(ROADSTEAD)
+    let dev = Command::new(ROADSTEAD)
         .args(["dev", "--base-port", &base.to_string(), "--data-dir"])
         .arg(dir.path().join("data"))
         .args(options)
         .stdin(std::process::Stdio::null())
         .stdout(std::fs::File::create(&log).expect("create log"))
-        .spawn()
-        .expect("start dev");
+        .spawn();
+    let mut dev = Started(dev.expect("start dev"));
     let lines = eventually(
         "dev has printed what to try",
         Duration::from_secs(60),
@@ -221,9 +231,15 @@ async fn printed_lines_work(options: &[&str]) -> Vec<String> {
                 .current_dir(dir.path()),
         );
     }
-    let pid =
-        rustix::process::Pid::from_raw(i32::try_from(dev.id()).expect("a pid")).expect("not zero");
+    // Starting, and what was tried, is no reason for anyone to look into the audit log.
+    for region in ["r1", "r2", "r3"] {
+        let log = dir.path().join("data").join(region).join("audit/audit.log");
+        let log = std::fs::read_to_string(log).expect("read the audit log");
+        assert!(!log.contains("denied"), "{log}");
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(dev.0.id()).expect("a pid"))
+        .expect("not zero");
     rustix::process::kill_process(pid, Signal::TERM).expect("signal own child");
-    assert_eq!(dev.wait().expect("reap own child").code(), Some(0));
+    assert_eq!(dev.0.wait().expect("reap own child").code(), Some(0));
     lines
 }

@@ -226,6 +226,30 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// A word of a subcommand with the id of an option of all commands would be taken for that option.
+    #[test]
+    fn no_word_of_a_command_is_taken_for_an_option_of_all() {
+        fn check(command: &clap::Command, of_all: &[String]) {
+            for argument in command.get_arguments() {
+                let id = argument.get_id().to_string();
+                let is_one = of_all.contains(&id) && !argument.is_global_set();
+                assert!(!is_one, "{id} of {}", command.get_name());
+            }
+            command
+                .get_subcommands()
+                .for_each(|inner| check(inner, of_all));
+        }
+        let all = Cli::command();
+        let of_all = all
+            .get_arguments()
+            .filter(|argument| argument.is_global_set());
+        let of_all: Vec<String> = of_all
+            .map(|argument| argument.get_id().to_string())
+            .collect();
+        assert!(of_all.contains(&"user".to_owned()), "{of_all:?}");
+        check(&all, &of_all);
+    }
+
     #[test]
     fn options_may_stand_before_and_after_the_command() {
         for words in [

@@ -242,15 +242,23 @@ impl Run {
                     .await?;
                 self.tell(&made, &format!("Group {name} is gone."))
             }
-            GroupCommand::Join { group, user } => {
-                let path = format!("/api/v1/groups/{}/members/{}", word(&group)?, word(&user)?);
+            GroupCommand::Join { group, member } => {
+                let path = format!(
+                    "/api/v1/groups/{}/members/{}",
+                    word(&group)?,
+                    word(&member)?
+                );
                 let made: Changed = self.client.call(Method::PUT, &path, None, WAIT).await?;
-                self.tell(&made, &format!("{user} is in {group}."))
+                self.tell(&made, &format!("{member} is in {group}."))
             }
-            GroupCommand::Leave { group, user } => {
-                let path = format!("/api/v1/groups/{}/members/{}", word(&group)?, word(&user)?);
+            GroupCommand::Leave { group, member } => {
+                let path = format!(
+                    "/api/v1/groups/{}/members/{}",
+                    word(&group)?,
+                    word(&member)?
+                );
                 let made: Changed = self.delete(&path).await?;
-                self.tell(&made, &format!("{user} is not in {group} any more."))
+                self.tell(&made, &format!("{member} is not in {group} any more."))
             }
             GroupCommand::Grant(give) => self.give("groups", &give).await,
             GroupCommand::Revoke { name, pattern } => self.take("groups", &name, &pattern).await,

@@ -183,9 +183,9 @@ pub enum GroupCommand {
     /// Remove a group; its members lose what it gave them
     Remove { name: String },
     /// Take a user in
-    Join { group: String, user: String },
+    Join { group: String, member: String },
     /// Take a user out
-    Leave { group: String, user: String },
+    Leave { group: String, member: String },
     /// Give all members a right; it takes the place of the grant for the same pattern
     #[command(after_help = GRANTS)]
     Grant(Give),

@@ -44,6 +44,7 @@ pub struct Region {
     /// Works by hand, and outlives `dev`.
     pub command: Vec<String>,
     pub log: PathBuf,
+    pub data_dir: PathBuf,
 }
 
 /// What the data was made with, in DIR/dev.json. Other numbers would be another cluster: its
@@ -143,6 +144,7 @@ impl Region {
             ops,
             command,
             log: data_dir.join("log"),
+            data_dir,
         }
     }
 

@@ -12,6 +12,7 @@ use super::event::Admin;
 use super::event::Event;
 use super::plan::Plan;
 use super::ready;
+use super::ready::Clients;
 use super::tour;
 use crate::cli::output::Failure;
 use crate::cli::output::Format;
@@ -21,6 +22,7 @@ use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use secrecy::ExposeSecret;
+use std::rc::Rc;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -64,7 +66,7 @@ pub async fn run(args: Args, format: Format) -> Result<(), Failure> {
     let mut dev = Dev {
         plan: &plan,
         format,
-        client: ready::client(&plan)?,
+        clients: Rc::new(Clients::new(&plan)?),
         children: Children::new(&plan),
         killing: Vec::new(),
         starting: FuturesUnordered::new(),
@@ -78,7 +80,7 @@ pub async fn run(args: Args, format: Format) -> Result<(), Failure> {
 struct Dev<'a> {
     plan: &'a Plan,
     format: Format,
-    client: reqwest::Client,
+    clients: Rc<Clients>,
     children: Children<'a>,
     /// Who waits for a region to be down.
     killing: Vec<(usize, Reply)>,
@@ -104,9 +106,9 @@ impl Dev<'_> {
         for region in 0..self.plan.regions.len() {
             self.children.start(region)?;
         }
-        let client = self.client.clone();
+        let clients = self.clients.clone();
         tokio::select! {
-            ready = ready::cluster(&client, self.plan) => ready?,
+            ready = ready::cluster(&clients, self.plan) => ready?,
             end = self.children.ended() => return Err(self.never_ready(&end)),
             () = stop.told() => return Ok(()),
         }
@@ -225,11 +227,11 @@ impl Dev<'_> {
                 return;
             }
         };
-        let (client, region) = (self.client.clone(), &self.plan.regions[i]);
+        let (clients, region) = (self.clients.clone(), &self.plan.regions[i]);
         let gone = self.children.gone(i);
         self.starting.push(Box::pin(async move {
             let up = tokio::select! {
-                up = ready::region(&client, region) => Some(up),
+                up = ready::region(&clients, region) => Some(up),
                 () = gone.cancelled() => None,
             };
             Started {
