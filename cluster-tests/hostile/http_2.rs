@@ -187,7 +187,7 @@ async fn run(address: &str, flood: &Flood, reads: bool) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn floods_over_http_2_cost_no_memory_and_disturb_nobody() {
+async fn cve_2023_44487_floods_over_http_2_cost_no_memory_and_disturb_nobody() {
     let cluster = Cluster::start_with(1, &[]).await;
     let address = cluster.registry(0);
     let client = cluster.client(0);

@@ -442,7 +442,7 @@ mod tests {
 
     /// CVE-2025-24976 (a key in the header is trusted), and what else is tried on headers.
     #[test]
-    fn no_header_talks_its_way_in() {
+    fn cve_2025_24976_no_header_talks_its_way_in() {
         let ours = key();
         let good = sign(&ours, &claims()).unwrap().expose_secret().to_owned();
         let kid = ours.kid.clone();
