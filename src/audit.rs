@@ -136,13 +136,16 @@ fn aside(dir: &Path, number: usize) -> PathBuf {
 }
 
 fn rotate(dir: &Path) -> io::Result<Open> {
-    for number in (1..FILES_KEPT).rev() {
-        match std::fs::rename(aside(dir, number), aside(dir, number + 1)) {
+    let older = (1..FILES_KEPT).rev().map(|number| aside(dir, number));
+    let mut to = aside(dir, FILES_KEPT);
+    // The last one may be missing too: put aside before, when a new one could not be opened.
+    for from in older.chain([dir.join(FILE)]) {
+        match std::fs::rename(&from, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        to = from;
     }
-    std::fs::rename(dir.join(FILE), aside(dir, 1))?;
     open(dir)
 }
 
@@ -255,6 +258,19 @@ mod tests {
         drop(audit);
         let again = Audit::open(&place, "r1").unwrap();
         assert_eq!(again.read(before, usize::MAX).unwrap(), all);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_stops_no_later_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = Audit::with_files_of(dir.path(), "r1", 300).unwrap();
+        let before = OffsetDateTime::now_utc();
+        let write = |n| audit.write(Event::new("ann", "delete-tag", n, Outcome::Done));
+        write(1);
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        (2..9).for_each(write);
+        let kept = audit.read(before, usize::MAX).unwrap();
+        assert_eq!(kept.last().unwrap().target, "8");
     }
 
     #[test]

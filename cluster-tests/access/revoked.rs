@@ -164,6 +164,14 @@ async fn a_changed_password_a_rotated_secret_and_a_lost_grant_end_what_they_open
         200,
         "the key that signed it is retired, and known"
     );
+    // One that leaked signs for whoever has it: it is dropped, with all that it signed.
+    let signed = bearer(&admin.logged_in("ci", &newest), "repository:acme/app:pull").await;
+    assert_eq!(status(signed.clone()).await, 200);
+    let drop = "/api/v1/signing-keys?drop_old=true";
+    let keys = is_done(call(&admin, Method::POST, drop, &Value::Null).await);
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(status(signed).await, 401);
+    assert_eq!(by(&newest).await, 200);
 }
 
 /// A region that stands alone checks passwords, gives tokens and serves private images.

@@ -64,16 +64,37 @@ pub(super) async fn signing_keys(State(api): State<Api>, caller: Caller) -> Answ
     }))
 }
 
-/// A new key signs from now on; tokens that the one before has signed stay good.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotate {
+    #[serde(default)]
+    drop_old: bool,
+}
+
+/// A new key signs from now on; tokens that those before have signed stay good, or are dropped: a key
+/// that leaked signs for whoever has it, as long as it is known.
 pub(super) async fn rotate_signing_key(
     State(api): State<Api>,
     caller: Caller,
+    query: Result<Query<Rotate>, QueryRejection>,
 ) -> Answer<SigningKeys> {
     caller.must_admin_all("signing-key-rotate")?;
-    let put = new_signing_key(wall_ms(), false)?;
+    let Query(Rotate { drop_old }) = query.map_err(|error| invalid(error.body_text()))?;
+    let mut put = new_signing_key(wall_ms(), false)?;
+    put.drop_others = drop_old;
     let kid = put.kid.clone();
+    let detail = if drop_old {
+        "the old ones are dropped"
+    } else {
+        ""
+    };
     caller
-        .change("signing-key-rotate", kid, "", Command::PutSigningKey(put))
+        .change(
+            "signing-key-rotate",
+            kid,
+            detail,
+            Command::PutSigningKey(put),
+        )
         .await?;
     signing_keys(State(api), caller).await
 }

@@ -27,8 +27,12 @@ pub struct Args {
 pub enum SigningKey {
     /// The keys that short-lived tokens are signed with
     List,
-    /// Sign with a new key from now on; what the old one has signed stays good
-    Rotate,
+    /// Sign with a new key from now on; what the old ones have signed stays good
+    Rotate {
+        /// What the old ones have signed is refused at once: everyone logs in again. For a key that leaked
+        #[arg(long)]
+        drop_old: bool,
+    },
 }
 
 fn word(outcome: Outcome) -> &'static str {
@@ -94,13 +98,14 @@ pub async fn signing_key(
     format: Format,
 ) -> Result<(), Failure> {
     let client = connection.open()?;
-    let method = match command {
-        SigningKey::List => Method::GET,
-        SigningKey::Rotate => Method::POST,
+    let (method, path) = match command {
+        SigningKey::List => (Method::GET, "/api/v1/signing-keys".to_owned()),
+        SigningKey::Rotate { drop_old } => {
+            let path = format!("/api/v1/signing-keys?drop_old={drop_old}");
+            (Method::POST, path)
+        }
     };
-    let keys: SigningKeys = client
-        .call(method, "/api/v1/signing-keys", None, WAIT)
-        .await?;
+    let keys: SigningKeys = client.call(method, &path, None, WAIT).await?;
     if format == Format::Json {
         return output::json(&keys);
     }

@@ -53,6 +53,17 @@ struct Known {
     asked: Instant,
 }
 
+impl Known {
+    fn keys(&self) -> Result<Arc<JwkSet>, Denied> {
+        match self.keys.keys.is_empty() {
+            true => Err(Denied::NotYet(
+                "the issuer of this token does not give its keys now; try again in a minute",
+            )),
+            false => Ok(self.keys.clone()),
+        }
+    }
+}
+
 /// The keys of issuers that were asked.
 pub struct Issuers {
     http: Option<reqwest::Client>,
@@ -235,7 +246,7 @@ impl Issuers {
             let has_key = kid.is_none_or(|kid| known.keys.find(kid).is_some());
             let age = known.asked.elapsed();
             if has_key && age < KEEP || age < ASK_AGAIN {
-                return Ok(known.keys.clone());
+                return known.keys();
             }
         }
         match self.ask(&trust.issuer).await {
@@ -256,15 +267,15 @@ impl Issuers {
                     error,
                     "ask an issuer of CI tokens for its keys"
                 );
-                match known.get_mut(&trust.issuer) {
-                    Some(known) => {
-                        known.asked = Instant::now();
-                        Ok(known.keys.clone())
-                    }
-                    None => Err(Denied::NotYet(
-                        "the issuer of this token does not give its keys now; try again",
-                    )),
-                }
+                // Also noted when it never gave any: whoever names it must not have it asked each time,
+                // while the jobs of others wait.
+                let none = || Known {
+                    keys: Arc::new(JwkSet { keys: Vec::new() }),
+                    asked: Instant::now(),
+                };
+                let known = known.entry(trust.issuer.clone()).or_insert_with(none);
+                known.asked = Instant::now();
+                known.keys()
             }
         }
     }
@@ -303,8 +314,11 @@ impl Login {
         let mut why = Denied::Token("no CI system of its issuer is trusted here");
         for account in trusted {
             let trust = account.record.ci.clone().unwrap_or_default();
-            let keys = self.inner.ci.keys(&trust, kid.as_deref()).await?;
-            match is_good(text, &trust, &keys) {
+            let good = match self.inner.ci.keys(&trust, kid.as_deref()).await {
+                Ok(keys) => is_good(text, &trust, &keys),
+                Err(denied) => Err(denied),
+            };
+            match good {
                 Ok(()) => {
                     let credential = CredentialId(format!("{:016x}", account.record.index));
                     let who = Who::Account {
@@ -319,7 +333,10 @@ impl Login {
                 Err(denied) => why = denied,
             }
         }
-        self.inner.throttle.failed(super::CI_NAME, client);
+        // An issuer that is away is no guess.
+        if !matches!(why, Denied::NotYet(_)) {
+            self.inner.throttle.failed(super::CI_NAME, client);
+        }
         Err(why)
     }
 }

@@ -42,6 +42,7 @@ pub fn new_signing_key(now_ms: u64, only_first: bool) -> io::Result<pb::PutSigni
             retired_at_ms: 0,
         }),
         only_first,
+        drop_others: false,
     })
 }
 

@@ -13,6 +13,7 @@ mod throttle;
 mod tokens;
 mod turns;
 mod used;
+mod verified;
 mod visitor;
 
 pub use credentials::Shown;
@@ -99,7 +100,7 @@ struct Inner {
     has_accounts: bool,
     passwords: passwords::Passwords,
     throttle: throttle::Throttle,
-    tokens: tokens::Verified,
+    tokens: verified::Verified,
     used: used::Uses,
     turns: turns::Turns,
     max_stale: Option<Duration>,
@@ -147,7 +148,7 @@ impl Login {
             has_accounts,
             passwords: passwords::Passwords::new(tasks.clone()),
             throttle: throttle::Throttle::default(),
-            tokens: tokens::Verified::default(),
+            tokens: verified::Verified::default(),
             used: used::Uses::default(),
             turns: turns::Turns::default(),
             max_stale,

@@ -6,6 +6,7 @@
 
 use super::Denied;
 use super::Login;
+use super::verified::Known;
 use crate::access::CredentialId;
 use crate::access::Principal;
 use crate::access::Rights;
@@ -28,16 +29,13 @@ use secrecy::ExposeSecret;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::Serialize;
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::Mutex;
 
 pub const ACCESS_SECONDS: u64 = 300;
 const REFRESH_SECONDS: u64 = 90 * 24 * 3600;
 /// Clocks of two regions may differ.
 const LEEWAY_SECONDS: u64 = 60;
 const TOKEN_MAX: usize = 24 << 10;
-const MOST_REMEMBERED: usize = 2000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -82,33 +80,6 @@ pub struct Issued {
     pub scopes: Vec<Scope>,
 }
 
-/// Tokens whose signature was right, by their hash.
-#[derive(Default)]
-pub struct Verified(Mutex<HashMap<Vec<u8>, Known>>);
-
-/// Whom it stands for, and until when (seconds since 1970).
-type Known = (Arc<Principal>, u64);
-
-impl Verified {
-    fn get(&self, hash: &[u8], now_s: u64) -> Option<Arc<Principal>> {
-        let known = self.0.lock().expect("no panic while held");
-        known
-            .get(hash)
-            .filter(|(_, exp)| *exp > now_s)
-            .map(|(principal, _)| principal.clone())
-    }
-
-    fn put(&self, hash: Vec<u8>, principal: Arc<Principal>, exp: u64, now_s: u64) {
-        let mut known = self.0.lock().expect("no panic while held");
-        if known.len() >= MOST_REMEMBERED {
-            known.retain(|_, (_, exp)| *exp > now_s);
-        }
-        if known.len() < MOST_REMEMBERED {
-            known.insert(hash, (principal, exp));
-        }
-    }
-}
-
 fn public_key(key: &SigningKey) -> Option<DecodingKey> {
     let pair = Ed25519KeyPair::from_pkcs8(&key.record.pkcs8).ok()?;
     let public = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
@@ -127,8 +98,13 @@ fn sign(key: &SigningKey, claims: &Claims) -> Result<SecretString, Denied> {
         .map_err(|error| Denied::Io(std::io::Error::other(error)))
 }
 
-/// The claims of a token of this cluster that is good now.
-fn verify(token: &str, keys: &[SigningKey], cluster: &str, wanted: Use) -> Result<Claims, Denied> {
+/// The claims of a token of this cluster that is good now, and which key has signed it.
+fn verify(
+    token: &str,
+    keys: &[SigningKey],
+    cluster: &str,
+    wanted: Use,
+) -> Result<(Claims, String), Denied> {
     let bad = |_| Denied::Token("it is not one of this registry");
     if token.len() > TOKEN_MAX {
         return Err(Denied::Token("it is too long"));
@@ -163,7 +139,7 @@ fn verify(token: &str, keys: &[SigningKey], cluster: &str, wanted: Use) -> Resul
         _ => bad(()),
     })?;
     match claims.claims.usage == wanted {
-        true => Ok(claims.claims),
+        true => Ok((claims.claims, head.kid)),
         false => Err(Denied::Token("it is of another kind")),
     }
 }
@@ -188,7 +164,7 @@ impl Login {
             .unwrap_or_default()
     }
 
-    fn checked(&self, token: &SecretString, wanted: Use) -> Result<Claims, Denied> {
+    fn checked(&self, token: &SecretString, wanted: Use) -> Result<(Claims, String), Denied> {
         let keys = self.view().signing_keys()?;
         verify(token.expose_secret(), &keys, &self.service(), wanted)
     }
@@ -207,17 +183,23 @@ impl Login {
         let hash = Digest::of(DigestAlgorithm::Sha256, text.as_bytes())
             .bytes()
             .to_vec();
-        let principal = match self.inner.tokens.get(&hash, now_ms / 1000) {
-            Some(principal) => principal,
-            None => {
-                let claims = self.checked(token, Use::Access)?;
+        let view = self.view();
+        let known = self.inner.tokens.get(&hash, now_ms / 1000);
+        // Not one whose key was dropped since.
+        let principal = match known {
+            Some(known) if view.has_signing_key(&known.kid)? => known.principal,
+            _ => {
+                let (claims, kid) = self.checked(token, Use::Access)?;
                 let principal = Arc::new(Principal {
                     who: who(&claims)?,
                     scopes: Some(claims.access.into()),
                 });
-                self.inner
-                    .tokens
-                    .put(hash, principal.clone(), claims.exp, now_ms / 1000);
+                let known = Known {
+                    principal: principal.clone(),
+                    kid,
+                    expires_s: claims.exp,
+                };
+                self.inner.tokens.put(hash, known, now_ms / 1000);
                 principal
             }
         };
@@ -233,7 +215,7 @@ impl Login {
         if !self.inner.has_accounts {
             return Ok(Principal::new(Who::Everyone));
         }
-        let claims = self.checked(token, Use::Refresh)?;
+        let (claims, _) = self.checked(token, Use::Refresh)?;
         self.still_good(Principal::new(who(&claims)?))
     }
 
@@ -371,7 +353,7 @@ mod tests {
         };
         let check = |token: &str| verify(token, std::slice::from_ref(&ours), CLUSTER, Use::Access);
         let good = token(&claims(), &ours);
-        assert_eq!(check(&good).unwrap().sub, "ann");
+        assert_eq!(check(&good).unwrap().0.sub, "ann");
         let now = wall_ms() / 1000;
         for (what, bad) in [
             (

@@ -208,6 +208,10 @@ impl View {
         stored.into_iter().map(of).collect()
     }
 
+    pub fn has_signing_key(&self, kid: &str) -> io::Result<bool> {
+        Ok(self.tree.get(&keys::signing_key(kid))?.is_some())
+    }
+
     pub fn granted(&self, account: &Account) -> io::Result<Granted> {
         if account.kind() != pb::AccountKind::Key {
             return Ok(Granted {

@@ -4,12 +4,9 @@
 use super::Error;
 use super::Read;
 use super::Registry;
-use crate::access::AccountName;
-use crate::access::CredentialId;
 use crate::access::Pattern;
 use crate::access::Principal;
 use crate::access::Rights;
-use crate::access::Who;
 use crate::clock::wall_ms;
 use crate::metadata::View;
 use crate::oci::RepositoryName;
@@ -42,17 +39,6 @@ impl Registry {
             false => seen(view, principal, after.unwrap_or_default(), limit, now_ms),
         };
         Ok(self.inner.metadata.read(look).await?)
-    }
-
-    /// An account by its name alone, as a peer gives it that has seen its credentials. One that is not
-    /// known here yet may do nothing of its own.
-    pub(super) fn named(&self, name: &str) -> Option<Who> {
-        let name: AccountName = name.parse().ok()?;
-        let account = self.view().account(&name).ok().flatten();
-        let credentials = account.map(|account| account.credentials(wall_ms()));
-        let credential = credentials.unwrap_or_default().into_iter().next();
-        let credential = credential.unwrap_or(CredentialId(String::new()));
-        Some(Who::Account { name, credential })
     }
 }
 

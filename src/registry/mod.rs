@@ -29,7 +29,9 @@ pub use error::Error;
 pub use handing::answer;
 pub use uploads::{Chunk, Step};
 
+use crate::access::AccountName;
 pub use crate::access::Action;
+use crate::access::CredentialId;
 use crate::access::Principal;
 use crate::access::Rights;
 use crate::access::Who;
@@ -225,6 +227,17 @@ impl Registry {
             principal: Principal::new(who),
             rights: Rights::ADMIN,
         })
+    }
+
+    /// An account by its name alone, as a peer gives it that has seen its credentials. One that is not
+    /// known here yet may do nothing of its own.
+    fn named(&self, name: &str) -> Option<Who> {
+        let name: AccountName = name.parse().ok()?;
+        let account = self.view().account(&name).ok().flatten();
+        let credentials = account.map(|account| account.credentials(wall_ms()));
+        let credential = credentials.unwrap_or_default().into_iter().next();
+        let credential = credential.unwrap_or(CredentialId(String::new()));
+        Some(Who::Account { name, credential })
     }
 
     /// The one door. By the state as it is now, and before it is looked whether there is such a

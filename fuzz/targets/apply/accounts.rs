@@ -137,6 +137,7 @@ pub fn body(u: &mut Unstructured) -> Result<Body> {
                 retired_at_ms: 0,
             }),
             only_first: u.arbitrary()?,
+            drop_others: u.arbitrary()?,
         }),
         _ => Body::Used(pb::Used {
             uses: vec![pb::Use {

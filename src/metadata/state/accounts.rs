@@ -302,7 +302,9 @@ impl Apply<'_> {
         }
         for (key, value) in stored {
             let mut old: pb::SigningKeyRecord = decode("signing key", &value)?;
-            if old.retired_at_ms == 0 {
+            if put.drop_others {
+                self.tx.delete(key);
+            } else if old.retired_at_ms == 0 {
                 old.retired_at_ms = record.created_at_ms.max(1);
                 self.tx.put_message(key, &old);
             } else if old.retired_at_ms.saturating_add(KEEP_KEYS_MS) < record.created_at_ms {

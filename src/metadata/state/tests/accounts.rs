@@ -442,6 +442,7 @@ fn the_first_admin_is_made_once() {
                 retired_at_ms: 0,
             }),
             only_first,
+            drop_others: false,
         })
     };
     done(&replica.by(1, key("a", 1, true)));

@@ -93,6 +93,7 @@ pub(super) fn any_body() -> impl Strategy<Value = Body> {
         1 => (group_name(), name(), any::<bool>(), authority()).prop_map(|(group, account, is_in, authority)| member(group, account, is_in, authority)),
         1 => (n(), any::<bool>()).prop_map(|(n, only_first)| Body::PutSigningKey(pb::PutSigningKey {
             kid: n.to_string(), record: Some(pb::SigningKeyRecord { pkcs8: Bytes::from_static(b"k"), created_at_ms: u64::from(n), retired_at_ms: 0 }), only_first,
+            drop_others: !only_first && n == 0,
         })),
         1 => (name(), n()).prop_map(|(name, n)| Body::Used(pb::Used { uses: vec![pb::Use { account: name.into(), at_ms: u64::from(n) }] })),
     ]
